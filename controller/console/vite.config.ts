@@ -3,10 +3,10 @@ import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { defineConfig, type Plugin } from "vite";
 
-/** Below so many bytes compression saves nothing that counts. */
+/** Below this many bytes compression is not worth it. */
 const SMALL = 1000;
 
-/** Puts a compressed file beside each one, which the controller hands out to browsers that take it. */
+/** Adds a compressed copy beside each file, which the controller serves to browsers that accept it. */
 function compressed(): Plugin {
   let folder = "";
   return {
@@ -22,7 +22,7 @@ function compressed(): Plugin {
   };
 }
 
-/** An image that Redoc would get from its makers' server: nothing is asked for elsewhere, which the content security policy forbids, too. */
+/** An image that Redoc would load from its makers' server: the content security policy forbids that. */
 const ELSEWHERE = "https://cdn.redoc.ly/redoc/logo-mini.svg";
 const NO_IMAGE = "data:image/svg+xml,%3Csvg xmlns=%22http://www.w3.org/2000/svg%22/%3E";
 
@@ -39,14 +39,14 @@ function nothingFromElsewhere(): Plugin {
   };
 }
 
-// The names of files below `assets` contain a hash of their content, so that browsers keep them for good.
+// The names of files below `assets` contain a hash of their content, so that browsers cache them indefinitely.
 export default defineConfig({
   base: "/console/",
   plugins: [nothingFromElsewhere(), compressed()],
   build: {
     target: "es2022",
     modulePreload: false,
-    // Nothing is inlined: the content security policy lets files of our own in, and nothing else.
+    // Nothing is inlined: the content security policy allows our own files, and nothing else.
     assetsInlineLimit: 0,
     reportCompressedSize: false,
     rollupOptions: { input: ["index.html", "api.html"] },

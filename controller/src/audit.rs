@@ -18,23 +18,23 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// How many differences an entry tells of those that a document made.
+/// How many of a document's changes an entry lists.
 const MOST_LINES: usize = 200;
-/// What the trail says to an account with whose network another one has compared its own.
+/// The action in the trail of an account with whose network another one has compared its own.
 const COMPARED: &str = "CompareCidrs";
-/// The longest record of what was asked and done, in bytes.
+/// The longest record of a command, in bytes.
 const LONGEST: usize = 16 * 1024;
-/// The longest record of what was refused, in bytes.
+/// The longest record of a refused command, in bytes.
 const LONGEST_REFUSED: usize = 2 * 1024;
-/// The longest text in what was asked, in characters: longer than any that is legal.
+/// The longest text in a recorded command, in characters: longer than any valid one.
 const LONGEST_TEXT: usize = 300;
 /// The longest reason of a refusal, in characters.
 const LONGEST_REASON: usize = 1000;
-/// The most accounts that one entry concerns; where there are more, there are more entries that say the same.
+/// The most accounts that one entry concerns; if there are more, further entries repeat it.
 const MOST_ACCOUNTS: usize = 500;
-/// The most events of one entry. Where there are more, there are more entries.
+/// The most events of one entry. If there are more, further entries have them.
 const MOST_EVENTS: usize = 100;
-/// More than any entry has when it is kept, in bytes.
+/// More than any stored entry has, in bytes.
 pub const MAX_ENTRY: usize = 128 * 1024;
 
 /// One attempted change.
@@ -42,40 +42,40 @@ pub const MAX_ENTRY: usize = 128 * 1024;
 pub struct Entry {
     /// When, in milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
-    /// The id of the request; empty for what happened by itself.
+    /// The id of the request; empty for actions of the system.
     pub request: String,
-    /// Who: `system`, `operator`, `operator/NAME`, `account/ID`, or `unknown` where nobody was let in.
+    /// Who: `system`, `operator`, `operator/NAME`, `account/ID`, or `unknown` if authentication failed.
     pub actor: String,
     /// What, for instance `CreatePeering`.
     pub action: String,
-    /// What it was about, for instance `vpcpr-0a1b2c3d4e`.
+    /// The object, for instance `vpcpr-0a1b2c3d4e`.
     pub target: String,
-    /// `done`, `unchanged` where it was so before, or `refused`.
+    /// `done`, `unchanged` if nothing was to be changed, or `refused`.
     pub outcome: String,
     /// Why it was refused.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
-    /// What was asked, without secrets.
+    /// The command, without secrets.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub asked: Value,
-    /// The accounts that it concerns: the one that asked, and those that its events are told.
+    /// The accounts that it concerns: the caller's, and the recipients of its events.
     pub accounts: BTreeSet<AccountId>,
-    /// From which address it was asked; empty where that is not known, or it happened by itself.
+    /// The caller's address; empty if it is unknown, and for actions of the system.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub from: String,
-    /// What those who listen are told.
+    /// The events of this change.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<Event>,
 }
 
 impl Entry {
-    /// Whether nobody has asked for it.
+    /// Whether it is an action of the system.
     fn is_by_itself(&self) -> bool {
         self.actor == Actor::System.to_string()
     }
 
-    /// Whose share of the trail it takes: that of who acted or, where it happened by itself, of the one account whose peerings it
-    /// happened to, so that nobody's many peerings take room from others.
+    /// Whose share of the trail it takes: the actor's or, for actions of the system, that of the one account whose peerings are
+    /// concerned, so that one account's many peerings take no room from others.
     pub(crate) fn owner(&self) -> String {
         if !self.is_by_itself() {
             return self.actor.clone();
@@ -95,20 +95,20 @@ impl Entry {
     }
 }
 
-/// What is looked for in the trail.
+/// Filters of the trail.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Query {
     /// Only entries that concern this account.
     pub account: Option<AccountId>,
     /// Only this request.
     pub request: Option<String>,
-    /// Only what is older than this entry.
+    /// Only entries older than this one.
     pub before: Option<u64>,
-    /// At most so many, the newest.
+    /// At most this many, the newest.
     pub limit: usize,
 }
 
-/// What happened to a request: entries for what was due before it, and one for itself.
+/// The entries of a request: for what was due before it, and one for the request itself.
 pub(crate) fn entries(
     tx: &mut Transaction<'_>,
     request: &Request,
@@ -156,7 +156,7 @@ pub(crate) fn entries(
             ..Entry::of_system("TimeIsUp", &host, now_ms)
         }),
     );
-    // What was refused changes nothing.
+    // A refused command changes nothing.
     let events = if result.is_ok() { events::of(tx) } else { Vec::new() };
     if matches!(request.command, Command::Tick | Command::RecordSignature) {
         if entries.is_empty() && !events.is_empty() {
@@ -166,9 +166,9 @@ pub(crate) fn entries(
         return entries;
     }
     let mut accounts: BTreeSet<AccountId> = request.actor.account().cloned().into_iter().collect();
-    // A refusal is nobody else's business.
+    // A refusal concerns nobody else.
     if result.is_ok() {
-        // Of what others do, an account hears here what its events tell it, and of nothing else (rule L11).
+        // Of others' actions, an account sees only what its events tell it (rule L11).
         let touched: BTreeSet<String> = peerings(tx, &changes).into_iter().map(|(id, _)| id.to_string()).collect();
         let told = events.iter().filter(|event| touched.contains(&event.target)).flat_map(|event| &event.told);
         accounts.extend(told.map(|told| told.account.clone()));
@@ -188,7 +188,7 @@ pub(crate) fn entries(
         asked["changes"] = lines.into();
         asked["count"] = differences.len().into();
     }
-    // Whatever somebody sends must not fill the disk.
+    // Whatever a client sends must not fill the disk.
     cut_texts(&mut asked);
     let (text, most) = (asked.to_string(), if result.is_ok() { LONGEST } else { LONGEST_REFUSED });
     if text.len() > most {
@@ -217,9 +217,9 @@ pub(crate) fn entries(
     entries
 }
 
-/// The hosts whose maintenance windows have begun or ended among changes that were due, with what became of each.
+/// The hosts whose maintenance windows have begun or ended among changes that were due, with the outcome of each.
 fn windows(tx: &Transaction<'_>, due: &[Change]) -> Vec<(String, &'static str)> {
-    // As they were when all was done that was due: what the command itself has said of it since is its own.
+    // The state after everything that was due: what the command itself has changed since is recorded with it.
     let mut hosts = BTreeMap::new();
     for change in due {
         if let Change::Host(id, Some(after)) = change {
@@ -231,7 +231,7 @@ fn windows(tx: &Transaction<'_>, due: &[Change]) -> Vec<(String, &'static str)> 
         let outcome = match (before.begun, after) {
             (_, Some(_)) => "maintenanceBegun",
             (true, None) => "maintenanceEnded",
-            // It has begun and ended while no controller ran.
+            // It has begun and ended while no controller was running.
             (false, None) => "maintenanceMissed",
         };
         Some((id.to_string(), outcome))
@@ -239,12 +239,12 @@ fn windows(tx: &Transaction<'_>, due: &[Change]) -> Vec<(String, &'static str)> 
     hosts.into_iter().filter_map(of).collect()
 }
 
-/// Puts events beside the last entry of the audit trail; where there are many, with further entries that say the same.
+/// Adds events to the last entry of the audit trail; if there are many, to further entries that repeat it.
 fn attach(entries: &mut Vec<Entry>, events: &[Event]) {
-    // What happened by itself has an entry for each peering: there its events stand, so that nobody's go with another's entry.
+    // Actions of the system have an entry for each peering, with its events, so that no account's events are in another's entry.
     let mut rest = Vec::new();
     let due = entries.iter().enumerate().filter(|(_, entry)| entry.is_by_itself());
-    // (Of two with the same target, the first.)
+    // (If two have the same target, the first.)
     let due: HashMap<String, usize> = due.rev().map(|(place, entry)| (entry.target.clone(), place)).collect();
     for event in events {
         let entry = due.get(&event.target).and_then(|place| entries.get_mut(*place));
@@ -277,8 +277,8 @@ fn cut_texts(value: &mut Value) {
     }
 }
 
-/// What a request has told its account of networks that it does not see (rule L11): entries for their owners. A dry run tells
-/// something whatever it says, and leaves no other trace.
+/// Entries for the owners of networks about which a request has told its account something (rule L11). A dry run tells
+/// something whatever its result, and leaves no other trace.
 pub(crate) fn disclosed(
     tx: &Transaction<'_>,
     request: &Request,
@@ -320,7 +320,7 @@ pub(crate) fn disclosed(
             reason: String::new(),
             asked: Value::Null,
             accounts: BTreeSet::from([owner.clone()]),
-            // Where others are is their affair.
+            // The caller's address is not disclosed to others.
             from: String::new(),
             events: Vec::new(),
         };
@@ -330,7 +330,7 @@ pub(crate) fn disclosed(
 }
 
 impl Entry {
-    /// Something that happened by itself. For operators.
+    /// An action of the system. For operators.
     pub(crate) fn of_system(action: &str, target: &str, now_ms: u64) -> Self {
         Self {
             time_ms: now_ms,
@@ -347,7 +347,7 @@ impl Entry {
         }
     }
 
-    /// The clock has leapt. For operators.
+    /// The clock has jumped. For operators.
     pub(crate) fn of_clock(leap: Leap, now_ms: u64) -> Self {
         let target = format!("{:+} s", leap.by_ms / 1000);
         Self { outcome: "unconfirmed".to_owned(), ..Self::of_system("ClockLeapt", &target, now_ms) }
@@ -358,7 +358,7 @@ fn accounts_of(peering: &Peering) -> BTreeSet<AccountId> {
     peering.sides().iter().map(|side| side.account.clone()).collect()
 }
 
-/// What an entry calls a command. Entries are kept, and looked for by these words: they stay as they are.
+/// The action of a command in the trail. Entries are stored, and searched for these words: they must not change.
 pub(crate) fn name(command: &Command) -> &'static str {
     match command {
         Command::Apply(_) => "Apply",
@@ -374,7 +374,7 @@ pub(crate) fn name(command: &Command) -> &'static str {
         Command::AddCidr(_) => "AddCidr",
         Command::RemoveCidr(_) => "RemoveCidr",
         Command::DeleteVpc(_) => "DeleteVpc",
-        // What changed of an account says more than that one did.
+        // What was changed of an account is more telling than that something was.
         Command::Account(change) => match change.what {
             What::Create => "CreateAccount",
             What::AddKey { .. } => "AddKey",
@@ -418,9 +418,9 @@ pub(crate) fn name(command: &Command) -> &'static str {
     }
 }
 
-/// What a command says.
+/// A command as the trail records it.
 fn asked(command: &Command) -> Value {
-    // A whole inventory belongs in no trail: the difference that it made says more.
+    // A whole inventory is too much for the trail, and the changes that it made are more telling.
     if let Command::Apply(apply) = command {
         return serde_json::json!({ "prune": apply.prune });
     }
@@ -434,8 +434,8 @@ fn asked(command: &Command) -> Value {
     }
 }
 
-/// What a command is about, with what came of it: a peering, a VPC, a region, an account or a host; none where it is about
-/// many things.
+/// The object of a command, from the command or its outcome: a peering, a VPC, a region, an account or a host; none if it concerns
+/// several objects.
 pub(crate) fn target(command: &Command, outcome: Option<&Outcome>) -> Option<String> {
     let peering = |id: &PeeringId| id.to_string();
     let vpc = |id: &VpcId| id.to_string();

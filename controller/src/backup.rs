@@ -1,4 +1,4 @@
-//! `cps-peering-controller backup`: copies of the store made, looked at, and made as often as a timer says.
+//! `cps-peering-controller backup`: makes, verifies and inspects backups of the store, also on a schedule.
 
 use crate::release::ask;
 use anyhow::{Context, anyhow, ensure};
@@ -52,7 +52,7 @@ pub(crate) enum Command {
     },
 }
 
-/// Does it. Returns what there is to say.
+/// Runs a command. Returns its output.
 pub(crate) fn execute(command: &Command, settings: &ControllerSettings) -> anyhow::Result<String> {
     match command {
         Command::Verify { copy } => {
@@ -61,7 +61,7 @@ pub(crate) fn execute(command: &Command, settings: &ControllerSettings) -> anyho
         }
         Command::Inspect { copy, json } => {
             let manifest = Store::inspect_copy(copy)?.with_context(|| {
-                format!("{} is of a release that did not say what a copy is of: use verify", copy.display())
+                format!("{} has no manifest, since an older release made it: use `backup verify`", copy.display())
             })?;
             Ok(if *json { serde_json::to_string_pretty(&manifest)? } else { told(&manifest) })
         }
@@ -81,11 +81,11 @@ fn told(manifest: &Manifest) -> String {
     )
 }
 
-/// Copies the store into a new file without asking a controller.
+/// Backs up the store into a new file, without a running controller.
 pub(crate) fn make(file: &Path, settings: &ControllerSettings) -> anyhow::Result<Revision> {
     let store = match settings.place()? {
         StorePlace::Embedded(path) => {
-            // Not made where there is none: an empty copy would be worth nothing.
+            // A missing store is not created: an empty backup would be worthless.
             fs::metadata(path).with_context(|| format!("no store at {}", path.display()))?;
             Store::open(path).map_err(|error| match error {
                 StoreError::InUse(_) => anyhow!("{error} Then use: cps-peering admin backup"),
@@ -107,7 +107,7 @@ fn scheduled(
     let cluster = Store::verify_copy(&copy)?.cluster;
     let name = copy.file_name().unwrap_or(OsStr::new("copy"));
     if let Some(folder) = to {
-        // Never half a copy under its name, whoever else puts copies there at the same time.
+        // Written under another name first: other controllers can copy to the same folder at the same time.
         let file = folder.join(name);
         let failed = || format!("cannot copy {} to {}", copy.display(), file.display());
         let unfinished = tempfile::Builder::new().prefix("unfinished-").tempfile_in(folder).with_context(failed)?;
@@ -124,7 +124,7 @@ fn scheduled(
     let mut removed = 0;
     let of_cluster = |manifest: Option<Manifest>| manifest.is_some_and(|it| it.cluster == cluster);
     if let Some(own) = copy.parent() {
-        // Earlier releases did not say of what their copies are; here they are this store's.
+        // Earlier releases did not record whose their backups are; here they are this store's.
         removed += remove_old(own, keep.get(), |manifest| manifest.is_none() || of_cluster(manifest))?;
     }
     if let Some(folder) = to {
@@ -133,7 +133,7 @@ fn scheduled(
     Ok(format!("{} is made and whole; {removed} old copies are removed", copy.display()))
 }
 
-/// A copy in the folder beside the store: by the running controller where it alone may read the store.
+/// A backup in the folder beside the store: made by the running controller if only that can read the store.
 fn made_somehow(settings: &ControllerSettings) -> anyhow::Result<PathBuf> {
     let folder = match settings.place()? {
         StorePlace::Embedded(path) => path.with_file_name("backups"),
@@ -144,7 +144,7 @@ fn made_somehow(settings: &ControllerSettings) -> anyhow::Result<PathBuf> {
     let failed = || format!("cannot create the folder {}", folder.display());
     if !folder.exists() {
         DirBuilder::new().mode(0o700).create(&folder).with_context(failed)?;
-        // Whoever may use the folder above may use it.
+        // Owned by the owner of the folder above.
         let owner = fs::metadata(folder.parent().unwrap_or(Path::new("."))).with_context(failed)?;
         chown(&folder, Some(owner.uid()), Some(owner.gid())).with_context(failed)?;
     }
@@ -161,7 +161,7 @@ fn made_somehow(settings: &ControllerSettings) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Removes all but the newest copies of one cluster whose names are times, as a controller gives them. What cannot be read stays.
+/// Removes all but the newest backups of one cluster whose names are times, as a controller names them. Unreadable ones stay.
 fn remove_old(folder: &Path, keep: usize, is_own: impl Fn(Option<Manifest>) -> bool) -> anyhow::Result<usize> {
     let failed = || format!("cannot look into {}", folder.display());
     let mut copies = Vec::new();
@@ -174,7 +174,7 @@ fn remove_old(folder: &Path, keep: usize, is_own: impl Fn(Option<Manifest>) -> b
             copies.push(path);
         }
     }
-    // Names are times: their order is that of the copies.
+    // Names are times, so they sort by age.
     copies.sort();
     copies.truncate(copies.len().saturating_sub(keep));
     for copy in &copies {

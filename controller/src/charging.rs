@@ -1,7 +1,7 @@
-//! From periods to amounts: a price table, a window of time, lines of an invoice. Pure.
+//! From periods to amounts: a price table, a time window, the lines of an invoice. Pure.
 //!
-//! All arithmetic is exact: prices are whole billionths of the currency's unit, times are milliseconds. What is shown is rounded
-//! once, half up, to millionths: each line, and the total, which is the sum of what the lines are before they are rounded.
+//! All arithmetic is exact: prices are integral billionths of the currency's unit, times are milliseconds. Displayed values are rounded
+//! once, half up, to millionths: each line, and the total, which is the sum of the exact amounts.
 
 use crate::model::metering::Charged;
 use cps_peering_config::{
@@ -19,7 +19,7 @@ const HOUR_MS: u128 = 60 * 60 * 1000;
 /// Billionths in a millionth.
 const ROUND: u128 = 1000;
 
-/// An amount: milliseconds of a price per hour in billionths of the currency's unit, which is exact.
+/// An amount: milliseconds times the price per hour in billionths of the currency's unit, which is exact.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Amount(pub u128);
 
@@ -57,7 +57,7 @@ fn sorted([one, other]: &[RegionId; 2]) -> [RegionId; 2] {
 }
 
 impl Prices {
-    /// Takes the table of the settings.
+    /// Reads the price table of the settings.
     pub fn new(table: &[Price]) -> Result<Self, PriceError> {
         let mut prices = Self::default();
         for price in table {
@@ -72,7 +72,7 @@ impl Prices {
         Ok(prices)
     }
 
-    /// What an hour of a bandwidth costs between two regions, in billionths; none where there is no price.
+    /// The price of a bandwidth between two regions for an hour, in billionths; none without a price.
     fn per_hour(&self, regions: &[RegionId; 2], bandwidth: u32) -> Option<u128> {
         let tiers = self.by_regions.get(&sorted(regions)).or(self.others.as_ref())?;
         let mut below = 0;
@@ -85,7 +85,7 @@ impl Prices {
         Some(sum)
     }
 
-    /// What a time of a bandwidth costs; none where there is no price.
+    /// The price of a bandwidth for a time; none without a price.
     pub fn amount(&self, regions: &[RegionId; 2], bandwidth: u32, ms: u64) -> Option<Amount> {
         Some(Amount(self.per_hour(regions, bandwidth)? * u128::from(ms)))
     }
@@ -167,11 +167,11 @@ pub struct Invoice {
     pub lines: Vec<Line>,
 }
 
-/// What closed and open periods cost within a window of time, from its first moment to the one after its last, in
+/// The charges for closed and open periods within a window of time, from its first moment to the one after its last, in
 /// milliseconds since 1970-01-01 UTC.
 pub fn invoice(charged: &Charged, window: std::ops::Range<u64>, prices: &Prices, currency: &str) -> Invoice {
     let closed = charged.closed.iter().map(|period| (period, false));
-    // Of what is open, the first second may be over: its bandwidth was another.
+    // The first second of an open period can be closed: its bandwidth was different.
     let open = charged.open.iter().map(|period| (period, period.to_ms == charged.now_ms));
     let periods = closed.chain(open);
     let mut total = Amount::default();

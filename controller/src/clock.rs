@@ -1,13 +1,13 @@
-//! The time that has passed for certain. Pure, but for [`system_clock`].
+//! A clock of elapsed time. Pure, but for [`system_clock`].
 //!
-//! The machine's clock of the day (`CLOCK_REALTIME`) can be set to anything; what cannot be undone must not depend on it. A
-//! [`Timekeeper`] tells a time that begins where that clock is and then goes on with the time since the machine's start
-//! (`CLOCK_BOOTTIME`, see `clock_gettime(2)`), which nobody can set. It follows the clock of the day slowly as long as both agree
-//! about enough; when they do not, the clock has *leapt*: the time goes on as it did, and somebody has to say that the clock is
-//! right ([`Command::ConfirmClock`](crate::model::Command::ConfirmClock)), or it has to be steady for long enough.
+//! The machine's wall clock (`CLOCK_REALTIME`) can be set to anything; what cannot be undone must not depend on it. A
+//! [`Timekeeper`] keeps a time that begins with the wall clock and then advances with the time since boot
+//! (`CLOCK_BOOTTIME`, see `clock_gettime(2)`), which cannot be set. It is slewed towards the wall clock as long as both roughly
+//! agree; if they do not, the clock has *leapt*: the kept time advances as before, until an operator confirms that the wall clock is
+//! right ([`Command::ConfirmClock`](crate::model::Command::ConfirmClock)), or it has been steady for long enough.
 //!
-//! What it knows is kept with each commit. After a restart on the same boot it goes on as if it had never stopped; on
-//! another one, or on another machine, how long it was away is what the clock says, if that is short.
+//! Its state is stored with each commit. After a restart during the same boot it continues as if it had never stopped; after a
+//! reboot, or on another machine, the downtime is taken from the wall clock, if it is short.
 
 use crate::model::{Leap, Now};
 use nix::time::{ClockId, clock_gettime};
@@ -18,21 +18,21 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// The part of the passed time by which the clock of the day is followed: a tenth.
+/// The wall clock is followed by at most this fraction of the elapsed time: a tenth.
 const SLEW: i64 = 10;
-/// How long one checkpoint is good, in milliseconds.
+/// How long one checkpoint is used, in milliseconds.
 const CHECKPOINT_MS: u64 = 1000;
 
-/// What the machine's clocks say.
+/// The readings of the machine's clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
-    /// The clock of the day, in milliseconds since 1970-01-01 UTC.
+    /// The wall clock, in milliseconds since 1970-01-01 UTC.
     pub wall_ms: u64,
-    /// The time since the machine's start, in milliseconds.
+    /// The time since boot, in milliseconds.
     pub boot_ms: u64,
 }
 
-/// Tells what the machine's clocks say.
+/// Reads the machine's clocks.
 pub type Clock = Arc<dyn Fn() -> Reading + Send + Sync>;
 
 fn wall_ms() -> u64 {
@@ -40,9 +40,9 @@ fn wall_ms() -> u64 {
     since.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
-/// Milliseconds since the machine was started, those in which it slept included.
+/// Milliseconds since boot, including those in suspend.
 pub(crate) fn boot_ms() -> u64 {
-    // The clock is there on every Linux since 2.6.39.
+    // The clock exists on every Linux since 2.6.39.
     let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::MAX, Duration::from);
     now.as_millis().try_into().unwrap_or(u64::MAX)
 }
@@ -52,7 +52,7 @@ pub fn system_clock() -> Clock {
     Arc::new(|| Reading { wall_ms: wall_ms(), boot_ms: boot_ms() })
 }
 
-/// A clock that never leaps: whatever it tells has passed.
+/// A clock that never leaps.
 pub fn steady(now_ms: impl Fn() -> u64 + Send + Sync + 'static) -> Clock {
     Arc::new(move || {
         let now_ms = now_ms();
@@ -60,17 +60,17 @@ pub fn steady(now_ms: impl Fn() -> u64 + Send + Sync + 'static) -> Clock {
     })
 }
 
-/// What tells one boot of a machine from others (random(4)).
+/// The identity of this boot of the machine (random(4)).
 pub fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
-/// When a clock has leapt, and when it is believed.
+/// When a clock has leapt, and when it is trusted again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tolerance {
-    /// By how much the clock of the day may differ from the time that has passed, in milliseconds.
+    /// By how much the wall clock may differ from the elapsed time, in milliseconds.
     pub leap_ms: u64,
-    /// For how long it must have been steady after a leap to be believed without anybody's word, in milliseconds.
+    /// How long it must be steady after a leap to be trusted without confirmation, in milliseconds.
     pub believed_after_ms: u64,
 }
 
@@ -81,34 +81,34 @@ impl Default for Tolerance {
     }
 }
 
-/// A leap that nobody has confirmed.
+/// An unconfirmed leap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Unconfirmed {
-    /// By how much the clock is ahead of the time that has passed, in milliseconds.
+    /// How far the wall clock is ahead of the elapsed time, in milliseconds.
     by_ms: i64,
-    /// The time that had passed when it was noticed, in milliseconds since 1970-01-01 UTC.
+    /// The elapsed time when it was noticed, in milliseconds since 1970-01-01 UTC.
     since_ms: u64,
-    /// Whether the controller knows how long it was away.
+    /// Whether the controller knows how long it was down.
     elapsed_known: bool,
     /// The difference that has been steady.
     steady_by_ms: i64,
-    /// Since when it has been, in milliseconds since the machine's start.
+    /// Since when it has been steady, in milliseconds since boot.
     steady_since_ms: u64,
 }
 
-/// That a clock which had leapt forward was believed: so much of the time did not pass.
+/// A forward leap that was accepted: this much of the time did not elapse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Jump {
-    /// The time from then on, in milliseconds since 1970-01-01 UTC.
+    /// The time from which on it counts, in milliseconds since 1970-01-01 UTC.
     to_ms: u64,
     /// How much it jumped, in milliseconds.
     by_ms: u64,
 }
 
-/// How many jumps are remembered, the newest: clocks leap seldom.
+/// How many jumps are remembered, the newest: clocks leap rarely.
 const MAX_JUMPS: usize = 32;
 
-/// What is kept for the next life.
+/// What is stored for the next process.
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
     boot: String,
@@ -120,12 +120,12 @@ struct Kept {
     jumps: Vec<Jump>,
 }
 
-/// Tells the time that has passed for certain.
+/// Keeps the elapsed time.
 #[derive(Debug, Clone)]
 pub struct Timekeeper {
     tolerance: Tolerance,
     boot: String,
-    /// A moment by the time since the machine's start, and the time that had passed then.
+    /// A time since boot, and the elapsed time at that moment.
     at: (u64, u64),
     last_ms: u64,
     unconfirmed: Option<Unconfirmed>,
@@ -138,7 +138,7 @@ fn signed(ms: u64) -> i64 {
 }
 
 impl Timekeeper {
-    /// Begins with what was kept, or else with the time of the newest thing that was ever written down.
+    /// Begins with the stored state, or else with the time of the newest record.
     pub fn begin(
         tolerance: Tolerance,
         boot: &str,
@@ -163,7 +163,7 @@ impl Timekeeper {
                 None => return begin((boot_ms, wall_ms), None),
             },
         };
-        // How long it was away nobody knows but the clock.
+        // Only the wall clock can tell how long it was down.
         let by_ms = signed(wall_ms).saturating_sub(signed(seen_ms));
         if by_ms.unsigned_abs() <= tolerance.leap_ms {
             return begin((boot_ms, wall_ms.max(seen_ms)), None);
@@ -178,12 +178,12 @@ impl Timekeeper {
         begin((boot_ms, seen_ms), Some(unconfirmed))
     }
 
-    /// Goes on with other tolerances.
+    /// Replaces the tolerances.
     pub fn tune(&mut self, tolerance: Tolerance) {
         self.tolerance = tolerance;
     }
 
-    /// The time now. It never goes back, and never faster than a tenth above the time since the machine's start.
+    /// The time now. It never goes back, and advances at most a tenth faster than the time since boot.
     pub fn now(&mut self, reading: Reading) -> Now {
         let Reading { wall_ms, boot_ms } = reading;
         let (at_boot_ms, at_ms) = self.at;
@@ -219,18 +219,18 @@ impl Timekeeper {
         Now { ms, latest_ms: if leap.is_some() { wall_ms.max(ms) } else { ms }, leap }
     }
 
-    /// Whether the clock has been steady since its leap for so long that it is believed.
+    /// Whether the clock has been steady since its leap for long enough to be trusted.
     pub fn is_believed(&self, reading: Reading) -> bool {
         let steady_ms = |it: &Unconfirmed| reading.boot_ms.saturating_sub(it.steady_since_ms);
         self.unconfirmed.as_ref().is_some_and(|it| steady_ms(it) >= self.tolerance.believed_after_ms)
     }
 
-    /// The clock was right: the time is what it says from now on.
+    /// Accepts the clock: the time is the wall clock's from now on.
     pub fn believe(&mut self, leap: Leap) {
         self.unconfirmed = None;
         self.at.1 = self.at.1.saturating_add_signed(leap.by_ms);
         self.last_ms = self.last_ms.saturating_add_signed(leap.by_ms);
-        // What it leaps back over was no leap.
+        // A leap back takes back earlier leaps forward.
         let mut back_ms = if leap.by_ms < 0 { leap.by_ms.unsigned_abs() } else { 0 };
         while back_ms > 0
             && let Some(jump) = self.jumps.last_mut()
@@ -243,7 +243,7 @@ impl Timekeeper {
             }
             self.jumps.pop();
         }
-        // Where the controller was away, the clock says how much time has passed.
+        // If the controller was down, the clock tells how much time has elapsed.
         if leap.by_ms > 0 && leap.elapsed_known {
             self.jumps.push(Jump { to_ms: self.last_ms, by_ms: leap.by_ms.unsigned_abs() });
             let surplus = self.jumps.len().saturating_sub(MAX_JUMPS);
@@ -251,8 +251,8 @@ impl Timekeeper {
         }
     }
 
-    /// The time at which something was written down that has been kept for so long now, both in milliseconds; the former since
-    /// 1970-01-01 UTC. What a clock has leapt is no age.
+    /// The wall-clock time at which a record was written that is `kept_ms` old now, both in milliseconds; the result since
+    /// 1970-01-01 UTC. Leaps of the clock do not count as age.
     pub fn written_before(&self, now_ms: u64, kept_ms: u64) -> u64 {
         let jumps = self.jumps.iter().rev();
         jumps.fold(now_ms.saturating_sub(kept_ms), |written_ms, jump| {
@@ -260,7 +260,7 @@ impl Timekeeper {
         })
     }
 
-    /// What is to be kept for the next life.
+    /// The state to store for the next process.
     pub fn to_keep(&self, reading: Reading) -> Vec<u8> {
         let (at_boot_ms, at_ms) = self.at;
         let passed_ms = at_ms.saturating_add(reading.boot_ms.saturating_sub(at_boot_ms)).max(self.last_ms);
@@ -299,7 +299,7 @@ mod tests {
             assert_eq!(now.latest_ms, if ahead { leapt + 2500 } else { START + 2500 });
             let said = now.leap.unwrap();
             assert!(said.elapsed_known && said.by_ms.unsigned_abs() == leap && (said.by_ms > 0) == ahead);
-            // The clock comes back.
+            // The clock is set back.
             let mut back = time.clone();
             let now = back.now(at(START + 5000, 5000));
             assert_eq!((now.ms, now.leap), (START + 5000, None));
@@ -330,7 +330,7 @@ mod tests {
         assert_eq!((now.ms, now.leap), (START + 3 * HOUR, None), "an hour or a week away: it is known how long");
         let now = begin(Some(&kept), "a", at(START, 3 * HOUR)).now(at(START, 3 * HOUR));
         assert!(now.ms == START + 3 * HOUR && now.leap.is_some_and(|leap| leap.elapsed_known));
-        // What was not confirmed is not believed because of a restart.
+        // A restart does not confirm a leap.
         let mut leapt = begin(None, "a", at(START, 0));
         leapt.now(at(START + DAY, 1));
         let again = begin(Some(&leapt.to_keep(at(START + DAY, 1))), "a", at(START + DAY, 2)).now(at(START + DAY, 2));
@@ -345,7 +345,7 @@ mod tests {
         assert_eq!(first(START - 300 * SECOND).ms, START, "never back");
         let long = first(START + DAY);
         assert!(long.ms == START && long.latest_ms == START + DAY && long.leap.is_some_and(|leap| !leap.elapsed_known));
-        // Without anything kept, as with a store of a version before.
+        // Without stored state, as with a store of an earlier version.
         let old = Timekeeper::begin(Tolerance::default(), "b", at(START, 7), None, Some(START + DAY)).now(at(START, 7));
         assert!(old.ms == START + DAY && old.leap.is_some());
         assert_eq!(begin(Some(b"rubbish"), "b", at(START, 7)).now(at(START, 7)).ms, START);
@@ -375,12 +375,12 @@ mod tests {
         let mut time = begin(Some(&time.to_keep(at(START + 60 * DAY, 2 * HOUR))), "b", at(START + 60 * DAY, 7));
         let now_ms = time.now(at(START + 60 * DAY, 7)).ms;
         assert_eq!(now_ms, START + 60 * DAY);
-        // Two hours have passed since the start.
+        // Two hours have elapsed since the start.
         assert_eq!(time.written_before(now_ms, 2 * HOUR), START);
         assert_eq!(time.written_before(now_ms, DAY), START + 2 * HOUR - DAY);
         assert_eq!(time.written_before(now_ms, 90 * 60 * SECOND), START + 30 * 60 * SECOND);
         assert_eq!(time.written_before(now_ms + DAY, DAY), now_ms);
-        // Where it was away, the time may have passed.
+        // If it was down, the time may have elapsed.
         let away = begin(Some(&time.to_keep(at(now_ms, 8))), "c", at(now_ms + 30 * DAY, 1));
         let mut away = (away.clone(), away);
         let leap = away.0.now(at(now_ms + 30 * DAY, 2)).leap.unwrap();
@@ -408,7 +408,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the clock of the day does, the time goes on, never back, and about as fast as time passes.
+        /// Whatever the wall clock does, the time advances, never back, and about as fast as real time.
         #[test]
         fn the_time_passes_as_time_does(steps in proptest::collection::vec((0u64..20_000_000, -900_000_000i64..900_000_000), 1..50)) {
             let mut time = begin(None, "a", at(START, 0));

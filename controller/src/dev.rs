@@ -1,4 +1,4 @@
-//! `--dev`: a controller to try things with, that leaves nothing behind.
+//! `--dev`: a temporary controller to experiment with.
 
 use anyhow::{Context, bail};
 use cps_peering_config::{inventory::Inventory, settings::ControllerSettings, tls::Tls};
@@ -19,7 +19,7 @@ use tempfile::TempDir;
 const REGIONS: [&str; 2] = ["cn-north-1", "cn-east-2"];
 const ACCOUNTS: [&str; 2] = ["account-1", "account-2"];
 
-/// An account with everything that its clients need.
+/// An account with its credentials.
 #[derive(Debug, Serialize)]
 struct Account {
     id: &'static str,
@@ -28,7 +28,7 @@ struct Account {
     token: String,
 }
 
-/// A temporary store, and what is in it to begin with. The folder goes with it.
+/// A temporary store with initial content. The folder is removed with it.
 #[derive(Debug)]
 pub(crate) struct Sandbox {
     folder: TempDir,
@@ -37,7 +37,7 @@ pub(crate) struct Sandbox {
 }
 
 impl Sandbox {
-    /// Makes up keys and tokens.
+    /// Generates keys and tokens.
     pub(crate) fn new() -> anyhow::Result<Self> {
         let account = |id| {
             let (access_key, secret_key, token) = (secret::access_key()?, secret::secret_key()?, secret::token()?);
@@ -64,7 +64,7 @@ impl Sandbox {
         }
         let store = Some(self.folder.path().join("store.redb"));
         let operator_token_file = self.folder.path().join("operator.token");
-        // Nobody else reaches a loopback address, and the clients that are to be tried want no certificates.
+        // No other machine reaches a loopback address, and clients to experiment with need no certificates then.
         let tls = Some(Tls::Off);
         if let Some(settings) = settings {
             return Ok(ControllerSettings {
@@ -83,7 +83,7 @@ impl Sandbox {
         serde_json::from_value(told).context("settings of --dev")
     }
 
-    /// Makes regions and accounts.
+    /// Creates regions and accounts.
     pub(crate) fn seed(&self, engine: &Engine, vault: &Vault) -> anyhow::Result<()> {
         let inventory: Inventory = serde_json::from_value(json!({ "regions": REGIONS.map(|id| json!({ "id": id })) }))?;
         let run = |command| engine.execute(&Request::new(Actor::Operator, command)).map(drop);
@@ -99,7 +99,7 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Takes the folder's name away. The store that is open in it goes with the process, however that ends.
+    /// Removes the folder's name. The open store in it is freed with the process, however that ends.
     pub(crate) fn hide(&self) -> anyhow::Result<()> {
         std::fs::remove_dir_all(self.folder.path()).context("cannot remove the temporary folder's name")
     }

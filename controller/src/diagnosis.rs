@@ -1,4 +1,4 @@
-//! What is right and wrong with everything a controller knows of, each with its cure. Pure: facts go in, findings come out.
+//! Findings about a controller and its hosts, each with a fix. Pure: facts go in, findings come out.
 
 use crate::hosts::diagnosis::Answer;
 use cps_peering_config::{diagnosis::Verdict, id::HostId};
@@ -6,11 +6,11 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
-/// The oldest kernel that an agent works on.
+/// The oldest supported kernel.
 const OLDEST_KERNEL: (u32, u32) = (5, 18);
-/// How far a host's clock may be off before somebody should look, and before certificates and logs are in doubt, in milliseconds.
+/// How far a host's clock may be off until there is a warning, and until certificates and logs are in doubt, in milliseconds.
 const CLOCK_OFF_MS: [u64; 2] = [2000, 60_000];
-/// What VXLAN needs above 1500 so that tenants have these, in bytes: 50 over IPv4, 70 over IPv6.
+/// What VXLAN needs above 1500, in bytes, so that tenants have 1500: 50 over IPv4, 70 over IPv6.
 const OVERHEAD: [u32; 2] = [50, 70];
 const DAY_S: i64 = 24 * 60 * 60;
 
@@ -46,49 +46,49 @@ impl Finding {
     }
 }
 
-/// What a controller knows of itself.
+/// Facts about the controller.
 #[derive(Debug, Clone, Default)]
 pub struct Own {
-    /// Why the store takes no writes; none where it does.
+    /// Why the store takes no writes; none if it does.
     pub store_fails: Option<String>,
-    /// Why it takes only what makes room; none where it takes all.
+    /// Why it only takes writes that free space; none if it takes all.
     pub store_low: Option<String>,
-    /// How much room it has and how much is kept free, in bytes, where that is known.
+    /// How much space it has and how much is reserved, in bytes, if known.
     pub space: Option<(u64, u64)>,
-    /// By how much the clock has leapt, in milliseconds, if nobody has confirmed it.
+    /// By how much the clock has leapt, in milliseconds, if that is unconfirmed.
     pub leap_ms: Option<i64>,
-    /// How much the audit trail takes, and may take (0: as much as it likes), in bytes.
+    /// How much space the audit trail takes, and may take (0: no limit), in bytes.
     pub trail: (u64, u64),
-    /// How old the newest backup is, in seconds; none where there is none.
+    /// The age of the newest backup, in seconds; none if there is none.
     pub backup_age_s: Option<u64>,
-    /// When certificates end, in seconds from now, by what they are for; none where a file cannot be read.
+    /// When certificates expire, in seconds from now, by name; none if a file cannot be read.
     pub certificates: Vec<(String, Option<i64>)>,
     /// Whether TLS is on.
     pub tls: bool,
 }
 
-/// What a controller knows of a host.
+/// Facts about a host.
 #[derive(Debug, Clone)]
 pub struct HostFacts {
     /// The host.
     pub id: HostId,
     /// Whether its VTEP address is of IPv6.
     pub ipv6: bool,
-    /// Whether it is being worked on.
+    /// Whether it is in maintenance.
     pub maintenance: bool,
-    /// Whether nothing is pushed to it.
+    /// Whether pushes to it are paused.
     pub paused: bool,
-    /// Whether it waits for hosts that get a change first.
+    /// Whether it waits for the canaries of a rollout.
     pub held_back: bool,
     /// Whether it was removed, and whether as dead.
     pub removed: (bool, bool),
-    /// Why it is not heard; none where it is.
+    /// Why it is unreachable; none if it answers.
     pub unreachable: Option<String>,
     /// Whether its kernel is known to match its configuration.
     pub in_sync: bool,
-    /// What its agent reports, with the reasons.
+    /// The problems that its agent reports, with the reasons.
     pub problems: Vec<String>,
-    /// What its agent says of it; none where it was not asked.
+    /// Its agent's diagnosis; none if it was not asked.
     pub answer: Option<Answer>,
 }
 
@@ -118,7 +118,7 @@ fn own(facts: &Own, findings: &mut Vec<Finding>) {
             let cure = "chronyc tracking; where it is right now: cps-peering admin clock confirm";
             Finding::new(Verdict::Failure, "clock", CONTROLLER, finding, cure)
         }
-        None => Finding::ok("clock", CONTROLLER, "agrees with the time that has passed"),
+        None => Finding::ok("clock", CONTROLLER, "agrees with the elapsed time"),
     });
     let (bytes, most) = facts.trail;
     if most > 0 && bytes > most / 10 * 9 {
@@ -146,47 +146,45 @@ fn own(facts: &Own, findings: &mut Vec<Finding>) {
         let cure = "issue it again and install it in the same place: it is reloaded without a restart";
         findings.push(match left_s {
             None => Finding::new(Verdict::Failure, "certificate", name, "cannot be read", cure),
-            Some(left_s @ ..=0) => {
-                Finding::new(Verdict::Failure, "certificate", name, format!("ended {} days ago", -left_s / DAY_S), cure)
-            }
+            Some(left_s @ ..=0) => Finding::new(
+                Verdict::Failure,
+                "certificate",
+                name,
+                format!("expired {} days ago", -left_s / DAY_S),
+                cure,
+            ),
             Some(left_s) if *left_s < 14 * DAY_S => {
-                Finding::new(Verdict::Warning, "certificate", name, format!("ends in {} days", left_s / DAY_S), cure)
+                Finding::new(Verdict::Warning, "certificate", name, format!("expires in {} days", left_s / DAY_S), cure)
             }
-            Some(left_s) => Finding::ok("certificate", name, format!("good for {} days", left_s / DAY_S)),
+            Some(left_s) => Finding::ok("certificate", name, format!("valid for {} days", left_s / DAY_S)),
         });
     }
 }
 
-/// Major and minor number of a kernel's release.
+/// Major and minor version of a kernel release.
 fn kernel(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// What the agent of a host said of it.
+/// Findings from the diagnosis of a host's agent.
 fn answered(host: &HostFacts, findings: &mut Vec<Finding>) {
     let subject = host.id.to_string();
     let (diagnosis, ahead_ms, took_ms) = match &host.answer {
         None => return,
         Some(Answer::Unknown) => {
-            let finding = "its agent is of a version that cannot be asked";
+            let finding = "its agent is too old for a diagnosis";
             findings.push(Finding::new(Verdict::Warning, "version", subject, finding, "upgrade the agent"));
             return;
         }
         Some(Answer::Failed(why)) => {
             let cure = "on the host: cps-peering-agent check";
-            findings.push(Finding::new(
-                Verdict::Warning,
-                "agent",
-                subject,
-                format!("did not say how its host is: {why}"),
-                cure,
-            ));
+            findings.push(Finding::new(Verdict::Warning, "agent", subject, format!("gave no diagnosis: {why}"), cure));
             return;
         }
         Some(Answer::Told { diagnosis, ahead_ms, took_ms }) => (diagnosis, *ahead_ms, *took_ms),
     };
-    // What may be due to the way of the answer is not the clock's.
+    // A difference within the response time is not the clock's.
     let off_ms = ahead_ms.unsigned_abs().saturating_sub(took_ms / 2 + 1);
     if off_ms >= CLOCK_OFF_MS[0] {
         let verdict = if off_ms >= CLOCK_OFF_MS[1] { Verdict::Failure } else { Verdict::Warning };
@@ -242,7 +240,7 @@ fn host(host: &HostFacts, findings: &mut Vec<Finding>) {
         findings.push(Finding::new(Verdict::Warning, "pushes", &subject, "are held back by a rollout", cure));
     } else {
         let why = if host.problems.is_empty() {
-            "has not confirmed what it must have".to_owned()
+            "has not confirmed its configuration".to_owned()
         } else {
             host.problems.join("; ")
         };
@@ -252,7 +250,7 @@ fn host(host: &HostFacts, findings: &mut Vec<Finding>) {
     answered(host, findings);
 }
 
-/// Hosts whose underlay has another MTU than that of most: a path takes what its smaller end takes.
+/// Hosts whose underlay has a different MTU than that of most: a path takes what its smaller end takes.
 fn mtus(hosts: &[HostFacts], findings: &mut Vec<Finding>) {
     let known: Vec<(&HostId, u32)> = hosts
         .iter()
@@ -281,7 +279,7 @@ fn mtus(hosts: &[HostFacts], findings: &mut Vec<Finding>) {
     }
 }
 
-/// Everything, what is worst first.
+/// All findings, the most severe first.
 pub fn findings(facts: &Own, hosts: &[HostFacts]) -> Vec<Finding> {
     let mut findings = Vec::new();
     own(facts, &mut findings);
@@ -335,7 +333,7 @@ mod tests {
         }
     }
 
-    /// What is not as it should be, as `verdict check subject`.
+    /// Findings other than `ok`, as `verdict check subject`.
     fn wrong(facts: &Own, hosts: &[HostFacts]) -> Vec<String> {
         let found = findings(facts, hosts);
         assert!(found.iter().all(|it| (it.verdict == Verdict::Ok) == it.cure.is_empty()), "{found:?}");
@@ -344,12 +342,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_wrong_where_all_is_well() {
+    fn a_healthy_cloud_has_no_findings() {
         assert_eq!(wrong(&healthy(), &[up("h1"), up("h2")]), [""; 0]);
     }
 
     #[test]
-    fn what_is_wrong_with_the_controller_is_found() {
+    fn problems_of_the_controller_are_found() {
         let well = healthy;
         for (facts, expected) in [
             (Own { store_fails: Some("full".into()), ..well() }, "Failure store controller"),
@@ -369,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_host_is_found() {
+    fn problems_of_a_host_are_found() {
         let of = |change: fn(&mut HostFacts)| {
             let mut host = up("h1");
             change(&mut host);

@@ -18,7 +18,7 @@ pub fn hex(bytes: &[u8]) -> String {
     text
 }
 
-/// The bytes of a text in hexadecimal; none where it is something else.
+/// The bytes of a hexadecimal text; none if it is something else.
 pub fn unhex(text: &str) -> Option<Vec<u8>> {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let (pairs, rest) = text.as_bytes().as_chunks::<2>();

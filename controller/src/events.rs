@@ -1,7 +1,7 @@
-//! What happened to peerings, accounts and hosts, for those who want to be told. Derived from what a command changed, and kept
-//! with the entry of the audit trail that is committed with it: so each change is told once, in the order of commits. Pure.
+//! Events about peerings, accounts and hosts. Derived from the changes of a command, and stored
+//! with its entry of the audit trail: so each change has one event, in the order of commits. Pure.
 //!
-//! An account is told of what its own side sees, and of nothing else (rule L11).
+//! An account gets the events that its own side can see, and no others (rule L11).
 
 use crate::model::{
     Transaction,
@@ -13,16 +13,16 @@ use cps_peering_config::id::{AccountId, HostId, RegionId};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
-/// For how long events can be asked for, in milliseconds: 7 days.
+/// How long events are available, in milliseconds: 7 days.
 pub const KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 
 /// An event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// What, for instance `peering.active`.
+    /// Its type, for instance `peering.active`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// To what: the id of a peering, an account or a host.
+    /// The object: the id of a peering, an account or a host.
     pub target: String,
     /// The peering's name.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -33,20 +33,20 @@ pub struct Event {
     /// The peering's bandwidth after it, in Mbit/s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bandwidth: Option<u32>,
-    /// Which accounts are told, as what. Operators are told everything.
+    /// The accounts that get it, and their roles. Operators get all events.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub told: Vec<Recipient>,
 }
 
-/// An account that is told.
+/// An account that gets an event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recipient {
     /// The account.
     pub account: AccountId,
-    /// The region in which it has its side; none for what concerns the account as a whole.
+    /// The region of its side; none for what concerns the account as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<RegionId>,
-    /// What it is in the peering.
+    /// Its role in the peering.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub role: String,
 }
@@ -66,7 +66,7 @@ fn told(peering: &Peering, roles: &[Role]) -> Vec<Recipient> {
     told
 }
 
-/// An event of a peering, for those who see it.
+/// An event of a peering, for the accounts that see it.
 pub(crate) fn of_peering(kind: &str, peering: &Peering, roles: &[Role]) -> Event {
     Event {
         kind: kind.to_owned(),
@@ -156,11 +156,11 @@ fn of_change(before: Option<&Peering>, after: &Peering, events: &mut Vec<Event>)
     if !modified.is_empty() {
         tell("peering.modified", &modified);
     }
-    // Of what it asked for, an initiator hears nothing before it is accepted (rule L11).
+    // Before acceptance, an initiator gets no events about the receiver's VPC (rule L11).
     let knows = before.was_accepted() || !after.is_cross_account();
     let accepted_now = !before.was_accepted() && after.was_accepted();
     let cidrs = |role: Role| before.view(role).0.cidrs != after.view(role).0.cidrs;
-    // What a side does not show is none of the other's business.
+    // A side gets no events about what the other one does not export.
     let offered = |role: Role| before.view(role).0.offered() != after.view(role).0.offered();
     let mut told = Vec::new();
     if cidrs(Role::Initiator) || (cidrs(Role::Receiver) && offered(Role::Receiver) && knows) {
@@ -191,7 +191,7 @@ fn of_change(before: Option<&Peering>, after: &Peering, events: &mut Vec<Event>)
     }
 }
 
-/// What was done to a host that stays.
+/// The events of a host that stays in the inventory.
 fn maintenance(tx: &Transaction<'_>, id: &HostId) -> Vec<&'static str> {
     let of = |state: &State| {
         let host = state.hosts().get(id)?;
@@ -212,7 +212,7 @@ fn maintenance(tx: &Transaction<'_>, id: &HostId) -> Vec<&'static str> {
     kinds
 }
 
-/// What the changes of a command mean to others, in order.
+/// The events of a command's changes, in order.
 pub(crate) fn of(tx: &Transaction<'_>) -> Vec<Event> {
     let (mut events, mut seen) = (Vec::new(), BTreeSet::new());
     for change in tx.changes() {
@@ -274,28 +274,28 @@ impl Event {
         }
     }
 
-    /// As what an account is told of it in a region; none where it is not.
+    /// How an account gets it in a region; none if it does not.
     pub fn recipient(&self, account: &AccountId, region: &RegionId) -> Option<&Recipient> {
         let here = |it: &&Recipient| it.account == *account && it.region.as_ref().is_none_or(|own| own == region);
         self.told.iter().find(here)
     }
 }
 
-/// Who is told of an entry's events, but for operators.
+/// The accounts that get an entry's events, without operators.
 pub(crate) fn accounts(events: &[Event]) -> BTreeSet<AccountId> {
     events.iter().flat_map(|event| &event.told).map(|told| told.account.clone()).collect()
 }
 
-/// A place between two events: what is asked for begins there.
+/// A position between two events: the next one is the first after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor {
     /// The number of an entry of the audit trail.
     pub number: u64,
-    /// How many of its events are before.
+    /// How many of its events are before the position.
     pub index: usize,
-    /// When the event before it happened or, behind all events, when there were no more; in seconds since 1970-01-01 UTC.
+    /// When the event before it happened or, after all events, the time of the query; in seconds since 1970-01-01 UTC.
     pub seconds: u64,
-    /// How often a copy of the store had been brought back by then: numbers are given again after that.
+    /// How many times the store had been restored by then: numbers repeat after that.
     pub restores: u32,
 }
 

@@ -1,4 +1,4 @@
-//! What is measured while it happens, for Prometheus: see [`metrics`](crate::metrics) for what the state says.
+//! Metrics that are recorded as things happen; those derived from the state are in [`metrics`](crate::metrics).
 
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -16,12 +16,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What became of a push.
+/// The outcome of a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pushed {
-    /// The host has all of it in its kernel.
+    /// The host's kernel has all of it.
     Confirmed,
-    /// The agent has it, and the kernel not yet.
+    /// The agent has it, but the kernel does not yet.
     Behind,
     /// The agent could not be reached, or refused.
     Failed,
@@ -37,20 +37,20 @@ impl Pushed {
     }
 }
 
-/// What became of the renewal of an agent's certificate.
+/// The outcome of a certificate renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Renewed {
-    /// The agent has another one.
+    /// The agent has a new one.
     Done,
-    /// The agent had another one already.
+    /// The agent already had another one.
     Current,
     /// The agent could not be reached.
     Unreachable,
-    /// The agent is of a version that is not renewed.
+    /// The agent's version does not support renewal.
     Unknown,
-    /// The agent made no request, or did not take the certificate.
+    /// The agent did not create a request, or refused the certificate.
     AgentRefused,
-    /// The agent's request, or the certificate that it has, is not as it must be.
+    /// The agent's request, or its certificate, does not qualify.
     RequestRefused,
     /// The issuer of the settings cannot be used.
     NotIssued,
@@ -80,12 +80,12 @@ impl Renewed {
     }
 }
 
-/// Which limit refused a request.
+/// The limit that refused a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Limited {
-    /// That of what an account may ask.
+    /// That on an account's requests.
     Account,
-    /// That of wrong credentials from an address.
+    /// That on wrong credentials from an address.
     Source,
 }
 
@@ -98,7 +98,7 @@ impl Limited {
     }
 }
 
-/// Which requests are counted together.
+/// The labels of requests.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct RequestLabels {
     method: String,
@@ -107,12 +107,12 @@ pub(crate) struct RequestLabels {
     code: u16,
 }
 
-/// What is measured while it happens. Clones share it.
+/// Recorded metrics. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     pub(crate) pushes: Family<[(&'static str, &'static str); 1], Counter>,
     pub(crate) renewals: Family<[(&'static str, &'static str); 1], Counter>,
-    /// Hosts whose certificates are to be renewed and were not when that was last tried, with what became of it.
+    /// Hosts whose last renewal attempt of a due certificate failed, with the outcome.
     not_renewed: Arc<Mutex<BTreeMap<HostId, Renewed>>>,
     pub(crate) limited: Family<[(&'static str, &'static str); 1], Counter>,
     pub(crate) convergence: Histogram,
@@ -131,7 +131,7 @@ fn histogram() -> Histogram {
 impl Default for Metrics {
     fn default() -> Self {
         let pushes = Family::default();
-        // Shown from the start: an increase from nothing is no increase to Prometheus.
+        // Exported from the start: a counter that appears has not increased for Prometheus.
         for outcome in [Pushed::Confirmed, Pushed::Behind, Pushed::Failed] {
             drop(pushes.get_or_create(&[("outcome", outcome.word())]));
         }
@@ -170,9 +170,9 @@ impl Metrics {
         }
     }
 
-    /// Hosts whose certificates are to be renewed and were not when that was last tried, with what became of it.
+    /// Hosts whose last renewal attempt of a due certificate failed, with the outcome.
     pub(crate) fn not_renewed(&self) -> MutexGuard<'_, BTreeMap<HostId, Renewed>> {
-        // It is whole at any time.
+        // A panic cannot leave it half written.
         self.not_renewed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -184,7 +184,7 @@ impl Metrics {
         self.convergence.observe(lag.as_secs_f64());
     }
 
-    /// Entries of the audit trail are gone, or were never kept, because there is no room for them.
+    /// Entries of the audit trail were dropped, or not stored, for lack of space.
     pub(crate) fn audit_dropped(&self, entries: usize) {
         self.audit_dropped.inc_by(entries.try_into().unwrap_or(u64::MAX));
     }
@@ -198,7 +198,7 @@ impl Metrics {
 pub(crate) async fn measure(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let method = request.method().as_str().to_owned();
-    // Paths and methods that nobody serves are the client's choice, and could be any number.
+    // Unknown paths and methods are the client's choice, and could be any number.
     let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
     let method = if route == "other" { "other".to_owned() } else { method };
     let answer = next.run(request).await;

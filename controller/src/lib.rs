@@ -1,4 +1,4 @@
-//! The controller: holds the state of VPC peerings and sends each host's agent what that host must have.
+//! The controller: holds the state of VPC peerings and sends each host's agent the host's configuration.
 //!
 //! ```text
 //!  command ─► api ─► engine: model (rules) ─► store (commit) ─► state ─► plan per host ─► push ─► agent
@@ -9,22 +9,22 @@
 //! | module | what comes in | what goes out |
 //! |---|---|---|
 //! | [`api`] | HTTP requests | commands; responses |
-//! | [`access`] | credentials of a request | who calls, or why nobody is let in |
+//! | [`access`] | credentials of a request | the caller, or why authentication failed |
 //! | [`model`] | state, command, time, ids | an error, or changed records. Pure |
 //! | [`charging`] | metered periods, prices | amounts. Pure |
-//! | [`paths`] | state, what hosts say of their kernels | why one address reaches another, or does not. Pure |
-//! | [`plan`] | state | what one host must have. Pure |
+//! | [`paths`] | state, kernel state from hosts | why one address reaches another, or does not. Pure |
+//! | [`plan`] | state | the configuration of one host. Pure |
 //! | [`audit`] | commands and their outcomes | entries of the audit trail |
-//! | [`events`] | what commands changed | what accounts and operators are told of it. Pure |
-//! | `feed` | a place between events | the next ones that an account or an operator may see |
+//! | [`events`] | changes of commands | events for accounts and operators. Pure |
+//! | `feed` | a position between events | the next ones that an account or an operator can see |
 //! | [`digest`] | bytes | their SHA-256, in hexadecimal. Pure |
-//! | [`clock`] | what the machine's clocks say | the time that has passed for certain. Pure |
+//! | [`clock`] | the machine's clocks | the elapsed time. Pure |
 //! | [`store`] | changed records | the same after a crash |
 //! | [`engine`] | commands, reports of agents | responses; targets for the push; traffic counted. The one writer |
 //! | [`hosts`] | targets | configurations, shares of bandwidths and revocation lists on their way to agents; reports and counters |
-//! | [`cluster`] | who leads in etcd | leading, or requests forwarded to the leader |
-//! | [`webhooks`] | events, where they are to be sent | signed requests |
-//! | [`instruments`], [`metrics`] | what is measured, the state | metrics for Prometheus |
+//! | [`cluster`] | the leader in etcd | leadership, or requests forwarded to the leader |
+//! | [`webhooks`] | events, URLs | signed requests |
+//! | [`instruments`], [`metrics`] | measurements, the state | metrics for Prometheus |
 //!
 //! The program itself, `main.rs`, has a map of its own parts. The command line is a crate of its own, below `cli`.
 

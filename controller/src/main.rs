@@ -1,13 +1,13 @@
-//! The controller's program: what its command line asks for.
+//! The controller's program and its command line.
 //!
-//! | module | what it is about |
+//! | module | content |
 //! |---|---|
-//! | `setup` | the settings file, what it names, what can change while the controller runs |
+//! | `setup` | the settings file, the files that it names, what can change while the controller runs |
 //! | `server` | building the controller, serving, ending |
-//! | `service` | what a running controller does beside answering: the service manager, what is due, settings read again |
-//! | `maintenance` | what is done while no controller runs |
-//! | `backup` | copies of the store: made, looked at, made again and again |
-//! | `release` | what is asked of the controller that runs on this machine |
+//! | `service` | what a running controller does besides serving: the service manager, deadlines, reloading settings |
+//! | `maintenance` | commands that need no running controller |
+//! | `backup` | backups: made, verified, inspected, scheduled |
+//! | `release` | commands to the controller that runs on this machine |
 //! | `dev` | `--dev` |
 
 mod backup;
@@ -58,7 +58,7 @@ const EXIT_DAMAGED: u8 = 65;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let settings = arguments.settings.as_deref().unwrap_or(Path::new(SETTINGS));
-    // What is wrong with the file is said when it is read in full.
+    // Errors in the file are reported when it is read in full.
     let text = std::fs::read_to_string(settings).unwrap_or_default();
     cps_peering_service::log::start(if arguments.dev { LogFormat::Text } else { LogFormat::of(&text) });
     if arguments.openapi {
@@ -108,7 +108,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether another start leads to the same.
+/// Whether a restart would fail in the same way.
 fn is_lasting(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let by_vault = cause.downcast_ref::<VaultError>().and_then(|error| match error {

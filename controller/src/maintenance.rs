@@ -1,4 +1,4 @@
-//! What is done without a running controller: copies of the store, its check, its move, its restoration.
+//! Commands that need no running controller: backup, check, move and restore of the store.
 
 use crate::{
     backup, release,
@@ -98,7 +98,7 @@ pub(crate) enum Command {
     ForgetKeys,
 }
 
-/// Does what is done without a running controller. Returns what there is to say.
+/// Runs a command. Returns its output.
 pub(crate) fn execute(command: &Command, settings: &Path) -> anyhow::Result<String> {
     let settings = read_settings(settings)?;
     match command {
@@ -114,12 +114,12 @@ pub(crate) fn execute(command: &Command, settings: &Path) -> anyhow::Result<Stri
                 let revision = backup::make(file, &settings)?;
                 let key = settings.store_key()?;
                 Ok(format!(
-                    "{} holds revision {revision}; its access keys are of use with {} alone",
+                    "{} holds revision {revision}; its access keys can be decrypted only with {}",
                     file.display(),
                     key.display()
                 ))
             }
-            (None, None) => bail!("which file?"),
+            (None, None) => bail!("name the new file"),
         },
         Command::CheckStore { file, with } => {
             let with = with.as_deref();
@@ -200,7 +200,7 @@ pub(crate) fn execute(command: &Command, settings: &Path) -> anyhow::Result<Stri
     }
 }
 
-/// What has come into the place of a store.
+/// The message about a store that was put in place.
 fn said(restored: &Restored) -> String {
     let Restored { revision, cluster, held, counts: [hosts, vpcs, peerings], replaced } = restored;
     let cluster = cluster.map_or(String::new(), |cluster| format!("; it is cluster {cluster}"));
@@ -215,9 +215,9 @@ fn said(restored: &Restored) -> String {
     )
 }
 
-/// Checks that the access keys in a copy can be used with the store's key, before the copy takes the store's place.
+/// Checks that the access keys in a backup can be decrypted with the store's key, before the backup replaces the store.
 fn fits(copy: &Path, settings: &ControllerSettings) -> anyhow::Result<()> {
-    // To open a store writes to it, and the copy is to stay as it is.
+    // Opening a store writes to it, and the backup must not change.
     let folder = tempfile::tempdir().context("cannot create a folder")?;
     let looked_at = folder.path().join("copy");
     let state = Store::open_copy(copy, &looked_at)?.load()?;

@@ -1,4 +1,4 @@
-//! Metrics for Prometheus. What the state says is collected at each scrape; what is measured as it happens is in
+//! Metrics for Prometheus. Those derived from the state are collected at each scrape; those recorded as things happen are in
 //! [`instruments`](crate::instruments).
 
 use crate::{
@@ -26,25 +26,23 @@ use std::{
     sync::{Arc, Weak},
 };
 
-/// Everything that is shown of an engine.
+/// All metrics of an engine.
 pub fn registry(engine: &Arc<Engine>, identity: Option<Identity>) -> Registry {
     let metrics = engine.metrics();
     let mut registry = Registry::default();
     let help = "Pushes to agents and polls of their status, by outcome";
     registry.register("cps_controller_pushes", help, metrics.pushes.clone());
-    let help = "Agents' certificates that were to be renewed, by what became of it";
+    let help = "Attempts to renew agents' certificates, by outcome";
     registry.register("cps_controller_certificate_renewals", help, metrics.renewals.clone());
-    let help =
-        "Requests refused because an account asked too often, or too many credentials from its address were wrong";
+    let help = "Requests refused because an account sent too many, or too many credentials from an address were wrong";
     registry.register("cps_controller_rate_limited", help, metrics.limited.clone());
     let help = "From a host's new configuration to the confirmation that its kernel has it";
     registry.register("cps_controller_convergence_seconds", help, metrics.convergence.clone());
-    let help = "How long the store took to make a command's changes durable";
+    let help = "Time to commit a batch of commands to the store";
     registry.register("cps_controller_store_commit_seconds", help, metrics.commits.clone());
-    let help =
-        "Entries of the audit trail that were dropped, the oldest refusals first, because there was no room for them";
+    let help = "Entries of the audit trail that were dropped, the oldest refusals first, for lack of space";
     registry.register("cps_controller_audit_dropped", help, metrics.audit_dropped.clone());
-    let help = "How long requests took, by method, route and code";
+    let help = "Duration of requests, by method, route and code";
     registry.register("cps_controller_http_request_seconds", help, metrics.requests.clone());
     engine.traces().recorder().register(&mut registry, "cps_controller_trace_spans");
     let version = env!("CARGO_PKG_VERSION");
@@ -53,24 +51,24 @@ pub fn registry(engine: &Arc<Engine>, identity: Option<Identity>) -> Registry {
     registry
 }
 
-/// Beside it, what clients take of the server.
+/// Adds the connections of clients.
 pub fn connections(registry: &mut Registry, places: &Arc<Places>) {
     registry.register_collector(Box::new(Connections::new("cps_controller", Arc::clone(places))));
 }
 
-/// Beside it, when certificates for etcd end; nothing where the store is a file.
+/// Adds the expiry of certificates for etcd; nothing if the store is a file.
 pub fn store_certificates(registry: &mut Registry, etcd: Option<&EtcdSettings>) {
     registry.register_collector(Box::new(Certificates::new("cps_controller", certificates_for_store(etcd))));
 }
 
-/// The files of certificates for etcd, by what they are called; none where the store is a file.
+/// The files of certificates for etcd, with their names; none if the store is a file.
 pub fn certificates_for_store(etcd: Option<&EtcdSettings>) -> Vec<(&'static str, PathBuf)> {
     let tls = etcd.and_then(|etcd| etcd.tls.as_ref());
     let own = tls.and_then(|tls| Some(("own", tls.cert.clone()?)));
     tls.map(|tls| ("ca", tls.ca.clone())).into_iter().chain(own).collect()
 }
 
-/// What has passed for one side of a peering.
+/// The traffic of one side of a peering.
 struct Passed {
     peering: String,
     vpc: String,
@@ -83,7 +81,7 @@ impl Passed {
     }
 }
 
-/// What the state says.
+/// The metrics derived from the state.
 struct Figures(Weak<Engine>);
 
 impl fmt::Debug for Figures {
@@ -109,22 +107,22 @@ fn is(it: bool) -> f64 {
 fn store(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     #[expect(clippy::cast_precision_loss, reason = "a figure of many bytes")]
     let bytes = |bytes: u64| bytes as f64;
-    let help = "What the entries of the audit trail take, in bytes";
+    let help = "Size of the audit trail, in bytes";
     gauge(out, "cps_controller_audit_bytes", help, bytes(engine.trail_bytes()))?;
-    let help = "What the entries of the audit trail may take, in bytes";
+    let help = "Maximum size of the audit trail, in bytes; 0 for no limit";
     gauge(out, "cps_controller_audit_limit_bytes", help, bytes(engine.trail_limit_bytes()))?;
     let health = engine.health();
-    let help = "Whether the store takes no writes; it is tried again every second";
+    let help = "Whether the store takes no writes; it is retried every second";
     gauge(out, "cps_controller_store_failed", help, is(matches!(health, Health::Failing(_))))?;
-    let help = "Whether the store has so little room that only deletes, rejects and suspensions are accepted";
+    let help = "Whether the store has so little space that only deletes, rejects and suspensions are accepted";
     gauge(out, "cps_controller_store_low_space", help, is(matches!(health, Health::Low(_))))?;
     if let Some(space) = engine.space() {
-        let help = "How much room the store has, in bytes: on its disk, or in the quota of etcd";
+        let help = "Free space of the store, in bytes: on its disk, or in the quota of etcd";
         gauge(out, "cps_controller_store_free_bytes", help, bytes(space.free))?;
-        let help = "How much of it is kept free for deletes, rejects and suspensions, in bytes";
+        let help = "Space reserved for deletes, rejects and suspensions, in bytes";
         gauge(out, "cps_controller_store_reserve_bytes", help, bytes(space.reserve))?;
     }
-    // Followers show how far their copies are.
+    // Followers export how recent their copies are.
     let help = "The number of the last commit in this controller's copy of the store";
     #[expect(clippy::cast_precision_loss, reason = "commits are far fewer than 2^52")]
     gauge(out, "cps_controller_copied_commit", help, engine.read(|state, _| state.meta().number) as f64)?;
@@ -132,18 +130,19 @@ fn store(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         "Whether nothing is sent to hosts, because the store was restored from a backup and has not been released";
     gauge(out, "cps_controller_held", help, is(engine.is_held()))?;
     let leap = engine.leap();
-    let help = "Whether the machine's clock has leapt and nobody has confirmed it, so that nothing is deleted because its time has come";
+    let help =
+        "Whether the machine's clock has jumped without being confirmed, so that nothing is deleted at its deadline";
     gauge(out, "cps_controller_clock_unconfirmed", help, is(leap.is_some()))?;
     #[allow(clippy::cast_precision_loss, reason = "seconds of some years")]
     let ahead_s = leap.map_or(0.0, |leap| (leap.by_ms / 1000) as f64);
-    let help = "How far the machine's clock is ahead of the time that has passed since it has leapt, in seconds";
+    let help = "How far the machine's clock is ahead of the elapsed time while a jump is unconfirmed, in seconds";
     gauge(out, "cps_controller_clock_ahead_seconds", help, ahead_s)?;
-    let help = "When the newest copy in the folder `backups` was made, in seconds since 1970; 0 where there is none";
+    let help = "When the newest backup in the folder `backups` was made, in seconds since 1970; 0 if there is none";
     gauge(out, "cps_controller_last_backup_timestamp_seconds", help, engine.store().last_backup().map_or(0.0, seconds))
 }
 
 fn hosts(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    // In sync, reached, in maintenance, waiting for others.
+    // In sync, reachable, in maintenance, held back.
     let hosts: Vec<(String, [bool; 4])> = engine.read(|state, agents| {
         let of = |host: &Host| {
             let waits = agents.is_only_held_back(host);
@@ -156,7 +155,7 @@ fn hosts(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let word = match (*in_sync, *waits, *maintained) {
             (true, _, _) => "in_sync",
             (false, true, _) => "held_back",
-            // What is being worked on counts against no objective (P5).
+            // Hosts in maintenance do not count against the objective (P5).
             (false, false, true) => "maintenance",
             (false, false, false) => "out_of_sync",
         };
@@ -194,13 +193,13 @@ fn hosts(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         gauges(out, name, help, hosts.iter().map(|(host, facts)| ([("host", host.as_str())], is(facts[which]))))
     };
     each("cps_controller_host_in_sync", "Whether the host's kernel is known to match its configuration", 0)?;
-    each("cps_controller_host_reached", "Whether the host's agent has answered when it was last asked", 1)?;
+    each("cps_controller_host_reached", "Whether the host's agent answered the last poll", 1)?;
     each("cps_controller_host_maintenance", "Whether the host is in maintenance", 2)?;
     each("cps_controller_host_held_back", "Whether the host is held back by a rollout", 3)
 }
 
 fn peerings(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    // Shown from the start, also where there are none.
+    // Exported from the start, also if there are none.
     let mut counts = BTreeMap::from(STATE_WORDS.map(|word| (word, 0_u32)));
     engine.read(|state, _| {
         for peering in state.peerings().values() {
@@ -215,14 +214,14 @@ fn peerings(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     gauges(out, "cps_controller_peering_maintenance_ratio", help, shares)
 }
 
-/// Of peerings with hosts that are worked on, the share of the paths between hosts that have such an end.
+/// For peerings with hosts in maintenance, the share of the paths between hosts that have such an end.
 fn in_maintenance(state: &State) -> BTreeMap<String, f64> {
     let worked_on = state.hosts().values().filter(|host| host.in_maintenance());
     let vpcs: BTreeSet<&VpcId> = worked_on.flat_map(|host| state.ports_on(&host.id)).map(|port| &port.vpc).collect();
     let peerings: BTreeMap<&PeeringId, &Peering> =
         vpcs.iter().flat_map(|vpc| state.peerings_of(vpc)).map(|it| (&it.id, it)).collect();
     let peerings: Vec<&Peering> = peerings.into_values().filter(|peering| peering.forwards()).collect();
-    // Each VPC's hosts once, however many peerings it has, with whether they are in use.
+    // Each VPC's hosts once, however many peerings it has, and whether they are in maintenance.
     let mut hosts: HashMap<&VpcId, BTreeMap<&HostId, bool>> = HashMap::new();
     for side in peerings.iter().flat_map(|peering| peering.sides()) {
         let in_use = |id: &HostId| !state.hosts().get(id).is_some_and(Host::in_maintenance);
@@ -256,13 +255,13 @@ fn traffic(engine: &Engine, out: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let [sent, received] = count(&passed.totals);
         [(passed.labels("sent"), sent), (passed.labels("received"), received)]
     };
-    let help = "What a VPC's hosts have sent to its peer and received, in bytes of Ethernet frames";
+    let help = "Traffic of a VPC's hosts with its peer, in bytes of Ethernet frames";
     let bytes = counted.iter().flat_map(|it| both(it, |totals| [totals.sent.bytes, totals.received.bytes]));
     counters(out, "cps_controller_peering_bytes", help, bytes)?;
-    let help = "What a VPC's hosts have sent to its peer and received, in packets";
+    let help = "Traffic of a VPC's hosts with its peer, in packets";
     let packets = counted.iter().flat_map(|it| both(it, |totals| [totals.sent.packets, totals.received.packets]));
     counters(out, "cps_controller_peering_packets", help, packets)?;
-    let help = "Packets of a VPC's hosts to its peer that were more than the bandwidth";
+    let help = "Packets of a VPC's hosts to its peer that were dropped because they exceeded the bandwidth";
     let dropped = counted.iter().map(|it| (it.labels("sent"), it.totals.dropped));
     counters(out, "cps_controller_peering_dropped_packets", help, dropped)
 }

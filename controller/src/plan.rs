@@ -1,4 +1,4 @@
-//! From the state to what one host must have. Pure.
+//! From the state to the configuration of one host. Pure.
 
 use crate::model::{
     record::{Host, Peering, Port, Side},
@@ -19,11 +19,11 @@ use std::{
     sync::Arc,
 };
 
-/// Sides that several hosts have alike. Good for one state.
+/// Sides that are the same on several hosts. Valid for one state.
 #[derive(Debug, Default)]
 pub struct Sides(HashMap<Vni, Arc<SideConfig>>);
 
-/// What a host must have; nothing at all while it retires.
+/// A host's configuration; empty while it retires.
 pub fn plan(state: &State, host: &Host, alike: &mut Sides) -> SharedHostConfig {
     let mut config = SharedHostConfig {
         revision: state.revision_of(host),
@@ -61,7 +61,7 @@ pub fn plan(state: &State, host: &Host, alike: &mut Sides) -> SharedHostConfig {
     config
 }
 
-/// The same where nothing but these peerings has changed since a host was to have `before`. Costs little beside them.
+/// The same if nothing but these peerings has changed since the configuration `before` was planned. The cost depends on them only.
 pub fn plan_again(
     state: &State,
     host: &Host,
@@ -77,7 +77,7 @@ pub fn plan_again(
     config
 }
 
-/// What a host must have of a peering for its VPCs.
+/// A host's configuration of a peering, for each of its VPCs.
 fn sides(
     state: &State,
     host: &Host,
@@ -89,7 +89,7 @@ fn sides(
     let side = |(own, peer): (&Side, &Side)| {
         let (vni, peer_vni) = (own.vni?, peer.vni?);
         let reached = peer.effective(own);
-        // Where a part is reached, only that is told: of the rest nobody's hosts know.
+        // With prefix lists, hosts only get what is reachable: they do not know of the rest.
         let part = peering.is_scoped().then_some(&*reached);
         let make = || {
             Arc::new(SideConfig {
@@ -105,19 +105,19 @@ fn sides(
                 limit: limit(state, peering, own),
             })
         };
-        // What is on the host itself is no remote: there it differs.
+        // What is on the host itself is no remote: there the configurations differ.
         let differs = state.has_port(&peer.vpc, &host.id);
         Some((vni, if differs { make() } else { Arc::clone(alike.0.entry(vni).or_insert_with(make)) }))
     };
     views.filter(|(own, _)| here(&own.vpc)).filter_map(side).collect()
 }
 
-/// What all hosts of a side together are given from the beginning, where they are several: one half percent. That is enough to
-/// begin, and so little that a host which comes does not make them exceed the whole by what could be measured. Everything
+/// What all hosts of a side together have from the beginning, if there are several: half a percent. That is enough to
+/// begin, and so little that a new host does not make the sum exceed the limit measurably. Everything
 /// else is granted, see [`shares`](crate::hosts::shares).
 const BEGINNING: Share = Share::of_millionths(5000).expect("less than the whole");
 
-/// What one host of a side may send. One alone has all of it. Where others were before, one of them may still send.
+/// The limit of one host of a side. One alone has all of it. If there were former hosts, one of them may still send.
 pub(crate) fn limit(state: &State, peering: &Peering, own: &Side) -> Option<Limit> {
     if !peering.is_cross_region() {
         return None;
@@ -126,7 +126,7 @@ pub(crate) fn limit(state: &State, peering: &Peering, own: &Side) -> Option<Limi
     let hosts = u32::try_from(state.hosts_of(&own.vpc).len()).unwrap_or(u32::MAX);
     let share = match NonZeroU32::new(hosts) {
         Some(hosts) if hosts.get() > 1 || !peering.former_hosts.is_empty() => {
-            // A power of two: not every host that comes changes it for all.
+            // Rounded to a power of two: not every new host changes it for all.
             let slots = hosts.checked_next_power_of_two().unwrap_or(NonZeroU32::MAX);
             Share::max(BEGINNING.divided_by(slots), Share::LEAST)
         }
@@ -135,7 +135,7 @@ pub(crate) fn limit(state: &State, peering: &Peering, own: &Side) -> Option<Limi
     Some(Limit { bandwidth_mbit, share })
 }
 
-/// Gateway addresses that ports of a VPC on several hosts have.
+/// Gateway addresses that ports of a VPC on several hosts have in common.
 fn shared_gateways(state: &State, vpc: &VpcId) -> HashSet<IpAddr> {
     let mut first: HashMap<IpAddr, &HostId> = HashMap::new();
     let mut shared = HashSet::new();
@@ -149,7 +149,7 @@ fn shared_gateways(state: &State, vpc: &VpcId) -> HashSet<IpAddr> {
     shared
 }
 
-/// By host, one gateway address of a VPC in each family for which that host alone answers, and to which others have a route: within
+/// By host, one gateway address of a VPC in each family which that host alone has, and to which others have a route: within
 /// the prefixes of a port, and of what is `joined`.
 pub(crate) fn gateways<'a>(
     state: &'a State,
@@ -171,13 +171,13 @@ pub(crate) fn gateways<'a>(
     found
 }
 
-/// The same of other hosts, by their VTEP addresses.
+/// The same for other hosts, by their VTEP addresses.
 fn gateways_by_vtep(state: &State, vpc: &VpcId, here: &HostId, joined: &[IpNet]) -> Gateways {
     let others = gateways(state, vpc, Some(joined)).into_iter().filter(|(host, _)| *host != here);
     others.filter_map(|(host, gateways)| Some((state.hosts().get(host)?.underlay, gateways))).collect()
 }
 
-/// The prefixes of a VPC on other hosts, by their VTEP addresses; of a part of it what is in that part.
+/// The prefixes of a VPC on other hosts, by their VTEP addresses; with a part, only those within it.
 fn remotes(state: &State, vpc: &VpcId, here: &HostId, part: Option<&[IpNet]>) -> Remotes {
     let mut remotes: BTreeMap<IpAddr, Vec<IpNet>> = BTreeMap::new();
     for port in state.ports_of(vpc).filter(|port| port.key.host != *here) {
@@ -186,7 +186,7 @@ fn remotes(state: &State, vpc: &VpcId, here: &HostId, part: Option<&[IpNet]>) ->
             None => remotes.entry(host.underlay).or_default().extend(&port.prefixes),
             Some(part) => {
                 let prefixes = intersection(&port.prefixes, part);
-                // A host with nothing of it is none that may send.
+                // A host without any of them may not send.
                 if !prefixes.is_empty() {
                     remotes.entry(host.underlay).or_default().extend(prefixes);
                 }
@@ -202,13 +202,13 @@ fn remotes(state: &State, vpc: &VpcId, here: &HostId, part: Option<&[IpNet]>) ->
     Remotes::from_sorted_store_unchecked(sorted)
 }
 
-/// The hosts with ports of a VPC, and the MTU of the underlay at their ends, as far as it is known.
+/// The hosts with ports of a VPC, and the MTU of the underlay at their ends, as far as known.
 fn mtus<'a>(state: &'a State, vpc: &VpcId) -> impl Iterator<Item = (&'a HostId, u32)> {
     let hosts = state.hosts_of(vpc).into_iter().filter_map(|id| state.hosts().get(&id));
     hosts.filter_map(|host| Some((&host.id, host.underlay_mtu?)))
 }
 
-/// The least MTU of the underlay on the way to a VPC's ports on other hosts, as far as it is known.
+/// The smallest MTU of the underlay on the paths to a VPC's ports on other hosts, as far as known.
 fn path_mtu(state: &State, vpc: &VpcId, here: &HostId) -> Option<u32> {
     mtus(state, vpc).filter(|(host, _)| *host != here).map(|(_, mtu)| mtu).min()
 }

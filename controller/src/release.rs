@@ -1,4 +1,4 @@
-//! What commands ask of others: of the controller that runs on this machine, and of agents.
+//! Commands to the controller that runs on this machine, and to agents.
 
 use crate::setup::read_token;
 use anyhow::{Context, anyhow, bail};
@@ -23,12 +23,12 @@ use std::{
     time::Duration,
 };
 
-/// A copy of a large store takes its time.
+/// A backup of a large store takes its time.
 const WITHIN: Duration = Duration::from_mins(10);
-/// How many agents are asked at once.
+/// How many agents are asked at a time.
 const AT_ONCE: usize = 64;
 
-/// Releases the controller, or with `dry_run` shows what would become of the hosts. Returns what there is to say.
+/// Releases the controller, or with `dry_run` shows what would change on the hosts. Returns the output.
 pub(crate) fn run(settings: &ControllerSettings, dry_run: bool) -> anyhow::Result<String> {
     let result = if dry_run {
         ask(settings, Method::GET, "/admin/v1/cluster")?
@@ -38,7 +38,7 @@ pub(crate) fn run(settings: &ControllerSettings, dry_run: bool) -> anyhow::Resul
     Ok(told(&result, dry_run))
 }
 
-/// Asks the controller that runs on this machine, with the operators' token. What it answers.
+/// Calls the controller that runs on this machine, with the operators' token. Returns the result.
 pub(crate) fn ask(settings: &ControllerSettings, method: Method, path: &str) -> anyhow::Result<Value> {
     let token = read_token(&settings.operator_token_file).context("setting `operator_token_file`")?;
     let identity = tls_files(settings.tls.as_ref())?.map(Identity::open).transpose().context("setting `tls`")?;
@@ -62,7 +62,7 @@ pub(crate) fn ask(settings: &ControllerSettings, method: Method, path: &str) -> 
     Ok(answer["result"].take())
 }
 
-/// Asks the agents of an inventory whose they are and what they have.
+/// Asks the agents of an inventory for their clusters and revisions.
 pub(crate) fn ask_agents(settings: &ControllerSettings, inventory: &Path) -> anyhow::Result<String> {
     let text = fs::read_to_string(inventory).with_context(|| format!("cannot read {}", inventory.display()))?;
     let inventory: Inventory = toml::from_str(&text).with_context(|| format!("inventory {}", inventory.display()))?;
@@ -118,7 +118,7 @@ fn told(result: &Value, dry_run: bool) -> String {
     lines.join("\n")
 }
 
-/// Where a server that listens everywhere is found on its own machine.
+/// The local address of a server that listens on all addresses.
 fn here(listen: SocketAddr) -> SocketAddr {
     let address = match listen.ip() {
         IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

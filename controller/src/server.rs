@@ -1,4 +1,4 @@
-//! The running controller: built from its settings, served, and ended.
+//! The running controller: built from its settings, served, and shut down.
 
 use crate::{
     service::{self, Current},
@@ -40,28 +40,28 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// How long it is waited for the collector of traces when the controller ends.
+/// How long shutdown waits for the collector of traces.
 const LAST_SPANS: Duration = Duration::from_secs(2);
 
-/// Runs the controller until it is told to stop. Where another one leads from now on, the program begins anew.
+/// Runs the controller until it is told to stop. If it loses leadership, the program restarts.
 pub(crate) fn run(setup: &Setup, read: impl Fn() -> anyhow::Result<Setup>) -> anyhow::Result<()> {
     let settings = &setup.settings;
     let files = tls_files(settings.tls.as_ref())?;
     let identity = files.map(Identity::open).transpose().context("setting `tls`")?;
-    // A sandbox has nobody to speak with.
+    // A sandbox has no clients on other machines.
     if identity.is_none() && setup.sandbox.is_none() {
         tracing::warn!("TLS is off: traffic with clients and agents can be read and modified in transit");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ended = runtime.block_on(serve(setup, read, identity))?;
-    // What still runs must not outlive its time.
+    // Tasks that still run are abandoned after a while.
     match ended {
         Ended::Stopped => Ok(()),
         Ended::Deposed => match candidate::begin_anew()? {},
     }
 }
 
-/// Why the program serves no more.
+/// Why the program stops serving.
 enum Ended {
     /// It was told to.
     Stopped,
@@ -69,7 +69,7 @@ enum Ended {
     Deposed,
 }
 
-/// Where requests come in, and the task that ends with the program.
+/// The listener of requests, and the task that ends with the program.
 type Serving = (SocketAddr, JoinHandle<()>);
 
 async fn serve(
@@ -110,16 +110,16 @@ async fn serve(
     Ok(Ended::Stopped)
 }
 
-/// A store that this controller alone writes.
+/// A store that only this controller writes.
 struct Opened {
     store: Store,
     content: Content,
     vault: Vault,
-    /// Where it is shared, this controller has followed and is served already.
+    /// Whether the store is shared: then this controller has followed and is served already.
     serving: Option<Serving>,
 }
 
-/// Opens the store. Where it is shared: follows until this controller leads. Nothing if the program was told to stop before.
+/// Opens the store. If it is shared: follows until this controller leads. None if the program was told to stop before.
 async fn open(setup: &Setup, front: &Front) -> anyhow::Result<Option<Opened>> {
     let settings = &setup.settings;
     let key = settings.store_key()?;
@@ -144,7 +144,7 @@ async fn open(setup: &Setup, front: &Front) -> anyhow::Result<Option<Opened>> {
     Ok(Some(Opened { store, content, vault, serving: Some(serving) }))
 }
 
-/// How an engine is asked over HTTP by these settings, with room of its own for bodies.
+/// The HTTP API of an engine with these settings, with memory of its own for bodies.
 fn api(
     setup: &Setup,
     engine: &Arc<Engine>,
@@ -173,7 +173,7 @@ fn api(
     }
 }
 
-/// Serves copies of the store to those who only look, while nobody leads.
+/// Serves reads from copies of the store while there is no leader.
 fn serve_copies(setup: &Setup, front: &Front) -> anyhow::Result<Arc<Serve>> {
     let (setup, identity, key) = (setup.clone(), front.identity.clone(), setup.settings.store_key()?);
     Ok(Arc::new(move |store, content| {
@@ -203,7 +203,7 @@ struct Controller {
 }
 
 impl Controller {
-    /// Puts the parts together. Returns the hosts whose configurations are to be compared, too.
+    /// Builds the parts. Returns the new hosts, which need push workers, too.
     fn build(
         setup: &Setup,
         (store, content, vault): (Store, Content, Vault),
@@ -237,7 +237,7 @@ impl Controller {
         Ok((Self { engine, access, registry, body_memory, agents, vault, webhooks, front, shared }, hosts))
     }
 
-    /// Serves the HTTP interfaces as these settings have them.
+    /// Serves the HTTP API with these settings.
     fn route(&self, setup: &Setup) {
         self.front.current.set(self.routes(setup));
         let engine = Arc::clone(&self.engine);
@@ -255,8 +255,8 @@ impl Controller {
         if self.shared { leader_routes(&self.engine, routes) } else { routes }
     }
 
-    /// Starts what reaches hosts by itself: configurations, revocation lists, certificates, shares of bandwidths, counters,
-    /// what probes say.
+    /// Starts the tasks that talk to hosts: configurations, revocation lists, certificates, shares of bandwidths, counters,
+    /// path health.
     fn spawn(&self, settings: &ControllerSettings, hosts: NewHosts) {
         let poll = poll(settings);
         let identity = &self.front.identity;
@@ -287,7 +287,7 @@ impl Controller {
         });
     }
 
-    /// Takes up the settings as they are now. Returns the names of those that need a restart.
+    /// Applies the current settings. Returns the names of those that need a restart.
     fn reload(
         &self,
         old: &ControllerSettings,
@@ -299,7 +299,7 @@ impl Controller {
         self.webhooks.tune(guard(&new.settings));
         self.front.current.set(self.routes(&new));
         self.front.reserve_for(&new);
-        // A sandbox makes tokens up each time; those that it has told stay.
+        // A sandbox generates tokens each time; those that it has printed stay.
         if new.sandbox.is_none() && self.access.replace_operators(new.operators) {
             self.front.streams.look_again();
             tracing::info!("operators or tokens changed; sessions opened with the old ones were closed");
@@ -307,7 +307,7 @@ impl Controller {
         Ok(fixed(old, &new.settings))
     }
 
-    /// Leaves what the next controller needs.
+    /// Stores what the next controller needs.
     fn end(&self) {
         if let Err(error) = self.engine.traffic().save(self.engine.store(), &[], true) {
             tracing::warn!(%error, "recent traffic counters were not saved and will be collected again");
@@ -315,16 +315,16 @@ impl Controller {
         if let Err(error) = self.webhooks.save(&self.engine) {
             tracing::warn!(%error, "some events will be sent to webhooks again");
         }
-        // Another controller need not wait until it is sure that this one is gone.
+        // Another controller need not wait until the lease expires.
         self.engine.store().leave();
         tracing::info!("stopped; hosts stay as they are");
     }
 }
 
-/// What is served at the addresses of the settings, by routes that can be replaced.
+/// The listeners of the settings, with routes that can be replaced.
 struct Front {
     identity: Option<Identity>,
-    /// Connections to the address of the HTTP interfaces.
+    /// Connections to the address of the HTTP API.
     places: Arc<Places>,
     current: Current,
     /// For the address without TLS.
@@ -338,7 +338,7 @@ impl Front {
         Self { identity, places, current: Current::default(), open: Current::default(), streams: Arc::default() }
     }
 
-    /// Operators whom the settings name have a reserve of connections, and may look at the metrics.
+    /// Named operators have a reserve of connections, and can read the metrics.
     fn reserve_for(&self, setup: &Setup) {
         self.places.reserve_for(setup.operators.certificates().map(str::to_owned));
     }
@@ -362,7 +362,7 @@ impl Front {
         tokio::spawn(tls::on_hangup(identity.cloned())?);
         let closing = Arc::clone(&self.streams);
         let places = Arc::clone(&self.places);
-        // It also says who may look at the metrics.
+        // It also decides who can read the metrics.
         let router = self.current.router().layer(Extension(Arc::clone(&places)));
         let router = tls::refuse_revoked(router, identity.cloned());
         let serving = cps_peering_http::serve(places, listener, tls, router, async move {
@@ -377,21 +377,21 @@ impl Front {
     }
 }
 
-/// Where webhooks may be sent to.
+/// The addresses that webhooks can reach.
 fn guard(settings: &ControllerSettings) -> Guard {
     Guard::new(settings.webhooks_allowed.clone(), settings.webhooks_refused.clone())
 }
 
-/// How often each host is asked how it stands.
+/// How often each host is polled.
 fn poll(settings: &ControllerSettings) -> Duration {
     Duration::from_secs(settings.poll_s.max(1))
 }
 
-/// Listens, with a queue that is long enough for many clients that come at once.
+/// Listens, with a queue that is long enough for many clients that connect at the same time.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     const QUEUE: u32 = 4096;
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // As the standard library does, so that a restart does not wait for connections of the life before.
+    // As the standard library does, so that a restart does not wait for connections of the previous process.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(QUEUE)

@@ -1,5 +1,5 @@
-//! What the running controller does beside answering: what is due, signs of life for the service manager, settings read
-//! again.
+//! What the running controller does besides serving: deadlines, keep-alives for the service manager, reloading
+//! settings.
 
 use axum::{Router, extract::Request};
 use cps_peering_controller::engine::{Engine, Health};
@@ -11,10 +11,10 @@ use std::{
 use tokio::{signal::unix::Signal, task::spawn_blocking};
 use tower::ServiceExt as _;
 
-/// How often peerings are looked for that have waited long enough for a host.
+/// How often deadlines are checked.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// Routes that can be replaced while they are served. Requests under way end with those they began with.
+/// Routes that can be replaced while they are served. Requests in progress end with those they began with.
 #[derive(Clone, Default)]
 pub(crate) struct Current(Arc<RwLock<Router>>);
 
@@ -23,7 +23,7 @@ impl Current {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = router;
     }
 
-    /// Leads every request to the routes of now.
+    /// Forwards every request to the current routes.
     pub(crate) fn router(&self) -> Router {
         let current = self.clone();
         Router::new().fallback(move |request: Request| {
@@ -33,8 +33,8 @@ impl Current {
     }
 }
 
-/// Tells the service manager that the controller is ready, and from then on how it stands and, as long as the engine and its
-/// store can be used, that it is alive. Does what is due. With every signal reads the settings again; `reload` returns what
+/// Tells the service manager that the controller is ready, and from then on its status and, as long as the engine and its
+/// store work, that it is alive. Handles deadlines. With every signal reloads the settings; `reload` returns what
 /// needs a restart.
 pub(crate) async fn attend(
     engine: &Arc<Engine>,
@@ -68,7 +68,7 @@ async fn sweep(engine: &Arc<Engine>) {
     }
 }
 
-/// Completes when the engine has let itself be used and the store has been read.
+/// Completes when the engine has responded and the store has been read.
 async fn alive(engine: &Arc<Engine>) {
     let engine = Arc::clone(engine);
     if let Err(error) = spawn_blocking(move || engine.sweep()).await {
@@ -77,11 +77,11 @@ async fn alive(engine: &Arc<Engine>) {
     }
 }
 
-/// How the controller stands, in one line.
+/// The controller's status in one line.
 fn standing(engine: &Engine) -> String {
     match engine.health() {
         Health::Failing(why) => return format!("the store takes no writes: {why}"),
-        Health::Low(why) => return format!("{why}: only what makes room is accepted"),
+        Health::Low(why) => return format!("{why}: only deletes, rejects and suspensions are accepted"),
         Health::Fine => {}
     }
     engine.read(|state, agents| {

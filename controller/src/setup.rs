@@ -1,4 +1,4 @@
-//! What the program runs with: its settings, what they name, and what of them can change while it runs.
+//! The program's settings, the files that they name, and which of them can change while it runs.
 
 use crate::dev::Sandbox;
 use anyhow::{Context, bail};
@@ -31,7 +31,7 @@ use std::{
 pub(crate) struct Setup {
     pub(crate) settings: ControllerSettings,
     pub(crate) operators: Operators,
-    /// With `--dev`: what is there to begin with.
+    /// With `--dev`: the initial content.
     pub(crate) sandbox: Option<Arc<Sandbox>>,
     pub(crate) prices: Prices,
     /// The time zone of bills.
@@ -48,7 +48,7 @@ impl Setup {
                 bail!("setting `agent_certificates` needs the table `tls`, and tls is off");
             }
             match AgentIssuer::read(renewal, SystemTime::now()) {
-                // Hosts' certificates go on for a while, and the rest of the controller needs none of it.
+                // Hosts' certificates remain valid for a while, and the rest of the controller does not need the issuer.
                 Err(error @ IssuerError::NotValid { .. }) => {
                     tracing::error!(%error, "agents' certificates cannot be renewed");
                 }
@@ -74,7 +74,7 @@ impl Setup {
     }
 }
 
-/// The operators that the settings name, and the one with this token.
+/// The operators that the settings name, and the unnamed one with this token.
 fn operators(settings: &ControllerSettings, token: &str) -> anyhow::Result<Operators> {
     settings.check_operators()?;
     let mut operators = Operators::new(token);
@@ -149,7 +149,7 @@ pub(crate) fn options(settings: &ControllerSettings) -> Options {
             canary_watch: Duration::from_secs(settings.pushes.canary_watch_s),
             canary_patience: Duration::from_secs(settings.pushes.canary_patience_s),
         },
-        // Made once, where the program serves.
+        // Created once, where the program serves.
         recorder: Recorder::default(),
     }
 }
@@ -161,7 +161,7 @@ pub(crate) fn rates(settings: &ControllerSettings) -> Rates {
     }
 }
 
-/// What differs and cannot change while the controller runs. Every setting is named here, so that none is forgotten.
+/// The settings that differ and cannot change while the controller runs. Every setting is named here, so that none is forgotten.
 pub(crate) fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&'static str> {
     let ControllerSettings {
         listen,
@@ -176,7 +176,7 @@ pub(crate) fn fixed(old: &ControllerSettings, new: &ControllerSettings) -> Vec<&
         connections,
         log_format,
         tracing,
-        // Read again, and held to from then on.
+        // Reloaded, and effective from then on.
         operator_token_file: _,
         operators: _,
         delete_wait_ms: _,

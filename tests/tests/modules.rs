@@ -1,6 +1,6 @@
-//! How modules import each other: among the modules of one folder, with all that is below each, there is no circle.
+//! Imports among modules: among the modules of one folder, each with all that is below it, there is no circle.
 //!
-//! What a folder's `mod.rs` and its children use of each other is their own matter: they are one thing to those outside.
+//! What a folder's `mod.rs` and its children use of each other does not matter: they are one thing to those outside.
 
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
@@ -14,7 +14,7 @@ fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// Where the crates of the workspace begin: libraries, programs, integration tests.
+/// The roots of the workspace's crates: libraries, programs, integration tests.
 fn roots() -> Vec<PathBuf> {
     let manifest: toml::Table = fs::read_to_string(workspace().join("Cargo.toml")).unwrap().parse().unwrap();
     let members = manifest["workspace"]["members"].as_array().unwrap().clone();
@@ -33,14 +33,14 @@ fn roots() -> Vec<PathBuf> {
     members.into_iter().flat_map(of).collect()
 }
 
-/// The words and signs of a source that matter here; `a::b` is one word.
+/// A token of a source that matters here; `a::b` is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Token {
     Path(String),
     Sign(char),
 }
 
-/// Takes comments, texts and characters out of a source, and cuts the rest into words and signs.
+/// Removes comments, strings and characters from a source, and splits the rest into tokens.
 fn tokens(source: &str) -> Vec<Token> {
     let (mut rest, mut found) = (source, Vec::new());
     while let Some(first) = rest.chars().next() {
@@ -90,7 +90,7 @@ fn tokens(source: &str) -> Vec<Token> {
     found
 }
 
-/// Where a raw text at the beginning ends.
+/// Where a raw string at the beginning ends.
 fn raw_text(source: &str) -> Option<usize> {
     let behind = source.strip_prefix('b').unwrap_or(source).strip_prefix('r')?;
     let hashes = behind.len() - behind.trim_start_matches('#').len();
@@ -99,7 +99,7 @@ fn raw_text(source: &str) -> Option<usize> {
     Some(source.len() - text.len() + text.find(&end)? + end.len())
 }
 
-/// Takes out what is there for tests alone.
+/// Removes what exists for tests only.
 fn without_tests(tokens: &[Token]) -> Vec<Token> {
     let text = |text: &str| self::tokens(text);
     if tokens.starts_with(&text("#![cfg(test)]")) {
@@ -129,7 +129,7 @@ fn item_length(tokens: &[Token]) -> usize {
                 keyword = Some(word.as_str());
             }
             Token::Sign('{' | '[' | '(') => depth += 1,
-            // The end of what the item is in.
+            // The end of the enclosing block.
             Token::Sign('}' | ']' | ')') if depth == 0 => return at,
             Token::Sign(end @ ('}' | ']' | ')')) => {
                 depth -= 1;
@@ -146,21 +146,21 @@ fn item_length(tokens: &[Token]) -> usize {
     tokens.len()
 }
 
-/// What one module says.
+/// The contents of one module.
 #[derive(Debug, Default)]
 struct Module {
     children: BTreeSet<String>,
-    /// Those of the children whose text is in the same file.
+    /// The children whose text is in the same file.
     inline: BTreeMap<String, Module>,
     /// What is defined in it.
     items: BTreeSet<String>,
-    /// What it imports or exports again, by the name that it has here; `*` for everything of a module.
+    /// What it imports or re-exports, by the name that it has here; `*` for everything of a module.
     imports: BTreeMap<String, BTreeSet<String>>,
-    /// What it names, by a path or a single word; the latter may come from an import of everything.
+    /// The names that it uses, as a path or a single word; the latter may come from a glob import.
     paths: BTreeSet<String>,
 }
 
-/// The paths that a `use` names, each with its name; returns how many tokens it has.
+/// The paths in a `use`, each with its name; returns how many tokens it has.
 fn imports(tokens: &[Token], before: &str, found: &mut Vec<(String, String)>) -> usize {
     let joined = |path: &str| if before.is_empty() { path.to_owned() } else { format!("{before}::{path}") };
     let mut at = 0;
@@ -239,7 +239,7 @@ fn parse(tokens: &[Token]) -> Module {
 /// The modules of a crate, each by the names that lead to it from the crate's root.
 type Crate = BTreeMap<Vec<String>, Module>;
 
-/// Reads a file and those of its modules. A crate's root lies beside them, and so does a `mod.rs`.
+/// Reads a file and those of its modules. A crate's modules are beside its root file, and so are those of a `mod.rs`.
 fn load(file: &Path, place: &[String], found: &mut Crate) {
     let module = read(&fs::read_to_string(file).unwrap());
     let is_beside = place.is_empty() || file.ends_with("mod.rs");
@@ -255,14 +255,14 @@ fn add(mut module: Module, folder: &Path, place: &[String], found: &mut Crate) {
         if let Some(inline) = module.inline.remove(child) {
             add(inline, &folder.join(child), &place, found);
         } else if let Some(file) = files.iter().find(|file| file.exists()) {
-            // One that is there only with an attribute `path` is in no circle of this folder.
+            // A module with the attribute `path` is in no circle of this folder.
             load(file, &place, found);
         }
     }
     found.insert(place.to_owned(), module);
 }
 
-/// What a name stands for.
+/// What a name refers to.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Meaning {
     Module(Vec<String>),
@@ -270,10 +270,10 @@ enum Meaning {
     Item(Vec<String>),
 }
 
-/// Names that are being looked up, each in its module: imports may lead in a circle.
+/// Names that are being resolved, each in its module: imports may be circular.
 type Seen = BTreeSet<(Vec<String>, String)>;
 
-/// What a name stands for in a module; nothing for what is of another crate. `last`: nothing follows it in its path.
+/// What a name refers to in a module; nothing if it is of another crate. `last`: nothing follows it in its path.
 fn meanings_of_name(modules: &Crate, place: &[String], name: &str, last: bool, seen: &mut Seen) -> BTreeSet<Meaning> {
     let mut found = BTreeSet::new();
     let Some(module) = modules.get(place) else { return found };
@@ -292,7 +292,7 @@ fn meanings_of_name(modules: &Crate, place: &[String], name: &str, last: bool, s
         found.extend(meanings(modules, place, path, seen));
     }
     if found.is_empty() {
-        // Each of the modules of which everything is imported may have it.
+        // Each of the modules in glob imports may have it.
         for path in module.imports.get("*").into_iter().flatten() {
             for meaning in meanings(modules, place, path, seen) {
                 if let Meaning::Module(of) = meaning {
@@ -304,7 +304,7 @@ fn meanings_of_name(modules: &Crate, place: &[String], name: &str, last: bool, s
     found
 }
 
-/// What a path stands for in a module; nothing for what is of another crate.
+/// What a path refers to in a module; nothing if it is of another crate.
 fn meanings(modules: &Crate, from: &[String], path: &str, seen: &mut Seen) -> BTreeSet<Meaning> {
     let mut names = path.split("::").peekable();
     let first = names.next().unwrap_or_default();
@@ -335,7 +335,7 @@ fn meanings(modules: &Crate, from: &[String], path: &str, seen: &mut Seen) -> BT
     found
 }
 
-/// Who uses whom among the modules of each folder, with an example.
+/// Which modules of each folder use which others, with an example.
 type Uses = BTreeMap<Vec<String>, BTreeMap<String, BTreeMap<String, String>>>;
 
 fn uses(modules: &Crate) -> Uses {
@@ -356,7 +356,7 @@ fn uses(modules: &Crate) -> Uses {
     found
 }
 
-/// The way from one module to another over those that each uses, with the examples; none where there is none.
+/// The path from one module to another along these uses, with the examples; none if there is none.
 fn way(uses: &BTreeMap<String, BTreeMap<String, String>>, from: &str, to: &str) -> Option<Vec<String>> {
     let mut reached: BTreeMap<&str, Vec<String>> = BTreeMap::from([(from, Vec::new())]);
     let mut next = vec![from];
@@ -382,7 +382,7 @@ fn circles(modules: &Crate) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn no_module_uses_one_that_uses_it() {
+fn modules_of_a_folder_do_not_import_each_other_in_a_circle() {
     for root in roots() {
         let mut modules = Crate::new();
         load(&root, &[], &mut modules);
@@ -411,7 +411,7 @@ fn of(files: &[(&str, &str)]) -> Crate {
 }
 
 #[test]
-fn a_circle_is_found_over_names_that_are_exported_again_and_over_folders() {
+fn a_circle_is_found_through_reexports_and_across_folders() {
     let roots = "mod a; mod b; pub use b::Thing;";
     let circle =
         of(&[("", roots), ("a", "use crate::Thing; pub struct Own;"), ("b", "pub struct Thing(super::a::Own);")]);
@@ -434,19 +434,19 @@ fn a_circle_is_found_over_names_that_are_exported_again_and_over_folders() {
 }
 
 #[test]
-fn a_circle_is_found_over_imports_of_everything() {
+fn a_circle_is_found_through_glob_imports() {
     const OWN: &str = "use crate::b::Thing; pub struct Own; pub fn make() {}";
     const THING: &str = "pub struct Thing(super::a::Own);";
     let circle = |files: &[(&str, &str)]| {
         let modules = of(files);
         assert_eq!(circles(&modules).len(), 2, "{:#?}", uses(&modules));
     };
-    // Of the parent, which exports it again: as a type, a function, a module.
+    // From the parent, which re-exports it: as a type, a function, a module.
     let again = ("", "mod a; mod b; pub use a::{Own, make};");
     circle(&[again, ("a", OWN), ("b", "use super::*; pub struct Thing(Own);")]);
     circle(&[again, ("a", OWN), ("b", "pub struct Thing; use crate::*; fn f() { make() }")]);
     circle(&[again, ("a", OWN), ("b", "pub struct Thing; use super::*; fn f() { a::make() }")]);
-    // Of several, of which the second has it.
+    // From several, of which the second has it.
     let other = ("c", "pub struct Other;");
     let roots = |line: &'static str| ("", line);
     circle(&[
@@ -461,7 +461,7 @@ fn a_circle_is_found_over_imports_of_everything() {
         ("b", THING),
         other,
     ]);
-    // Imports that lead in a circle end, and a name of the module itself is not one that is imported.
+    // Circular imports terminate, and a name of the module itself is not an imported one.
     let own = "use super::*; pub struct Thing; pub struct Own(Thing);";
     let straight = of(&[("", "mod a; mod b; pub use {a::*, b::*};"), ("a", own), ("b", THING)]);
     assert!(circles(&straight).is_empty(), "{:#?}", uses(&straight));
@@ -471,7 +471,7 @@ fn a_circle_is_found_over_imports_of_everything() {
 }
 
 #[test]
-fn a_circle_is_found_behind_what_is_there_for_tests() {
+fn a_circle_is_found_despite_items_for_tests() {
     let own = ("a", "use crate::b::Thing; pub struct Own;");
     for thing in [
         "#[cfg(test)] mod tests { use std::io; fn f() {} } use crate::a::Own; pub struct Thing(Own);",
@@ -497,11 +497,11 @@ fn a_circle_is_found_behind_what_is_there_for_tests() {
 }
 
 #[test]
-fn a_circle_is_found_over_inline_modules() {
+fn a_circle_is_found_through_inline_modules() {
     let inline =
         of(&[("", "mod a { pub struct Own(super::b::Thing); } mod b { use super::a::Own; pub struct Thing; }")]);
     assert_eq!(circles(&inline).len(), 2, "{:#?}", uses(&inline));
-    // `super` is the module around it, which is no other one.
+    // `super` is the enclosing module, not another one.
     let around = "pub struct Own; mod inner { pub use super::super::b::Thing; fn f(own: super::Own) {} }";
     let below = of(&[("", "mod a; mod b;"), ("a", around), ("b", "pub struct Thing(crate::a::Own);")]);
     assert_eq!(circles(&below).len(), 2, "{:#?}", uses(&below));

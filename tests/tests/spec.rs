@@ -1,4 +1,4 @@
-//! `docs/spec.md` and those who cite it: every rule that is cited is defined, and every rule is named by a test.
+//! `docs/spec.md` and its citations: every cited rule is defined, and every rule is named by a test.
 
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
@@ -36,7 +36,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// What a line says to people: a comment, or the first line of a docstring.
+/// The text of a line for people: a comment, or the first line of a docstring.
 fn comment(line: &str) -> Option<&str> {
     let start = ["///", "//!", "//", "# ", "\"\"\"", "/*"];
     let line = line.trim();

@@ -1,5 +1,5 @@
 //! How user-mode Linux is started: on processors that have more registers than it knows, and when it dies early. On this
-//! machine as it is; what is said of processors holds on any.
+//! machine as it is; the statements about processors hold on any.
 
 // There is no user-mode Linux elsewhere.
 #![cfg(target_arch = "x86_64")]
@@ -32,7 +32,7 @@ fn compiled(folder: &Path, source: &str, library: bool) -> PathBuf {
     program
 }
 
-/// What `traced` says of each try.
+/// The output of `traced` for each attempt.
 fn registers_with(traced: &Path, preloaded: &[&Path]) -> BTreeMap<String, (usize, String)> {
     let preloaded: Vec<&str> = preloaded.iter().map(|it| it.to_str().unwrap()).collect();
     let told = run(Command::new(traced).env("LD_PRELOAD", preloaded.join(":"))).unwrap().ok().unwrap();
@@ -66,7 +66,7 @@ fn registers_can_be_set_from_fewer_bytes_than_the_processor_has() {
         assert_eq!(mended["half"], (704, of_short.to_owned()));
         let whole = avx && mended["most"].0 >= 832;
         assert_eq!(mended["most"].1, if whole { "xmm0=set ymm0=set" } else { of_short }, "{mended:?}");
-        // There is no telling what such bytes hold.
+        // The content of such bytes is unknown.
         assert_eq!(mended["tiny"].1, "EFAULT");
     }
 }

@@ -1,4 +1,4 @@
-//! Who one is, what one may, and whom an account wants no requests from.
+//! The authenticated identity, quotas, and the accounts that an account blocks.
 
 use super::{
     CliError,

@@ -1,4 +1,4 @@
-//! What only operators may do.
+//! Commands that only operators can run.
 
 use super::{
     CliError, audit,
@@ -37,7 +37,7 @@ pub(super) enum Command {
 }
 
 impl Command {
-    /// Whether it changes nothing, and may be repeated.
+    /// Whether it changes nothing and can be repeated.
     pub(super) fn is_read_only(&self) -> bool {
         match self {
             Self::Account(command) => matches!(command, Account::List | Account::Show { .. }),
@@ -153,7 +153,7 @@ pub(super) enum Quota {
     },
 }
 
-/// What there are quotas of.
+/// The kinds of quotas.
 const KINDS: [&str; 7] =
     ["vpcpeering", "vpc", "secondarycidr", "tag", "clienttoken", "blockedaccount", "bandwidthchange"];
 
@@ -207,10 +207,10 @@ async fn clock(session: &Session, command: &Clock) -> Result<(), CliError> {
     };
     let result = session.call(call).await?;
     session.print(&result, || {
-        let said = if result["confirmed"] == true { "it agrees with the time that has passed" } else { "it has leapt" };
+        let said = if result["confirmed"] == true { "it agrees with the elapsed time" } else { "it has jumped" };
         lines(&[
             ("clock", cell(&result["time"])),
-            ("time passed", cell(&result["passed"])),
+            ("elapsed time", cell(&result["passed"])),
             ("ahead", format!("{} s", result["leapSeconds"])),
             ("state", said.to_owned()),
         ])
@@ -276,7 +276,7 @@ async fn account(session: &Session, command: Account) -> Result<(), CliError> {
     }
 }
 
-/// Makes a call that answers with an account, and shows it.
+/// Makes a call whose response is an account, and shows it.
 async fn show(session: &Session, call: Call<'_>) -> Result<(), CliError> {
     let answer = session.call(call).await?;
     let account = &answer["account"];
@@ -294,7 +294,7 @@ async fn show(session: &Session, call: Call<'_>) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Makes a call that answers with a secret, and shows it.
+/// Makes a call whose response is a secret, and shows it.
 async fn secret(session: &Session, call: Call<'_>, labels: &[(&str, &str)]) -> Result<(), CliError> {
     let answer: Value = session.call(call).await?;
     session.print(&answer, || {

@@ -9,7 +9,7 @@ use super::{
 use clap::Args;
 use serde_json::{Value, json};
 
-/// The most entries that the controller returns at once.
+/// The most entries that the controller returns in one response.
 const PART: usize = 1000;
 
 /// Filters of the audit trail.

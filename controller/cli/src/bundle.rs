@@ -1,4 +1,4 @@
-//! One archive with all that helps those who look for a fault, and nothing that somebody could sign in with. For operators.
+//! One archive with everything that helps troubleshooting, and without any credentials. For operators.
 
 use super::{
     CliError,
@@ -35,12 +35,12 @@ pub(super) struct Bundle {
     hosts: Vec<String>,
 }
 
-/// How many entries of the audit trail are in it.
+/// How many entries of the audit trail are included.
 const ENTRIES: u32 = 1000;
-/// How many lines of the log are in it, where this is the controller's machine.
+/// How many lines of the log are included, if this is the controller's machine.
 const LINES: &str = "5000";
 
-/// A call's answer, or why there is none: a bundle is made when something is wrong.
+/// The response to a call, or why there is none: a bundle is made when something is wrong.
 async fn asked(session: &Session, call: Call<'_>) -> Value {
     match session.call(call).await {
         Ok(answer) => without_secrets(answer),
@@ -51,7 +51,7 @@ async fn asked(session: &Session, call: Call<'_>) -> Value {
 pub(super) async fn run(session: &Session, Command::Bundle(bundle): Command) -> Result<(), CliError> {
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let name = bundle.file.unwrap_or_else(|| PathBuf::from(format!("cps-peering-debug-{time}.tar")));
-    // Who may not ask is told so before there is a file.
+    // A caller without the permission is refused before a file is created.
     session.call(Call::get(admin(&["clock"]))).await.or_else(|error| match error {
         CliError::Rejected { ref answer, .. } if answer["code"] != 503 => Err(error),
         _ => Ok(Value::Null),
@@ -108,7 +108,7 @@ pub(super) async fn run(session: &Session, Command::Bundle(bundle): Command) -> 
     Ok(())
 }
 
-/// What the controller on this machine has logged last; none where there is none, or it may not be read.
+/// The latest log lines of the controller on this machine; none if there is no controller, or the log cannot be read.
 fn log() -> Option<String> {
     let unit = ["-u", "cps-peering-controller", "-n", LINES, "-o", "short-iso", "--no-pager", "-q"];
     let told = Process::new("journalctl").args(unit).output().ok()?;
@@ -116,7 +116,7 @@ fn log() -> Option<String> {
     (told.status.success() && !text.trim().is_empty()).then(|| lines_without_secrets(&text))
 }
 
-/// The same without what follows words that announce a credential.
+/// The same without what follows words that introduce a credential.
 fn lines_without_secrets(text: &str) -> String {
     const WORDS: [&str; 5] = ["Bearer ", "token=", "secretKey", "password=", "Signature="];
     let line = |line: &str| {

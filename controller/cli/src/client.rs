@@ -1,4 +1,4 @@
-//! Calls of the controller's HTTP interface.
+//! Calls to the controller's HTTP API.
 
 use super::{
     CliError,
@@ -12,34 +12,34 @@ use reqwest::{Client, Method, StatusCode, Url, header::HeaderMap};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
-/// Longer than a delete may be held back.
+/// Longer than the controller waits for hosts to confirm a delete.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A controller, with credentials.
 pub(super) struct Controller {
     base: Url,
-    /// None where the client's certificate says who one is.
+    /// None if the client's certificate authenticates the caller.
     token: Option<Token>,
-    /// Where the credentials are from, for people.
+    /// Where the credentials come from, for messages.
     source: String,
     client: Client,
-    /// Whether requests and answers are told on standard error.
+    /// Whether requests and responses are printed on standard error.
     debug: bool,
 }
 
-/// An error answered by the controller.
+/// An error response of the controller.
 pub(super) struct Rejection {
     /// The HTTP status.
     code: u16,
-    /// The sentence.
+    /// The message.
     pub(super) message: String,
-    /// Everything that is wrong.
+    /// All violations.
     pub(super) violations: Vec<FieldViolation>,
-    /// The error as it came, with the request's id.
+    /// The error as received, with the request's id.
     answer: Value,
 }
 
-/// One thing that is wrong.
+/// One violation.
 pub(super) struct FieldViolation {
     /// Where: a field, or an entry of a document.
     pub(super) entry: String,
@@ -50,7 +50,7 @@ pub(super) struct FieldViolation {
 }
 
 impl Rejection {
-    /// Whether there is no such thing, or none that the caller may know of.
+    /// Whether the object does not exist, or the caller may not know that it does.
     pub(super) fn is_not_found(&self) -> bool {
         self.code == 404
     }
@@ -58,7 +58,7 @@ impl Rejection {
 
 impl From<Rejection> for CliError {
     fn from(rejection: Rejection) -> Self {
-        // These words say no more than the sentence does.
+        // These reasons say no more than the message does.
         const PLAIN: [&str; 2] = ["", "InvalidParameter"];
         let mut reasons: Vec<&str> = rejection.violations.iter().map(|fault| fault.reason.as_str()).collect();
         reasons.retain(|reason| !PLAIN.contains(reason));
@@ -86,13 +86,13 @@ impl<'a> Call<'a> {
         Self::new(Method::GET, path)
     }
 
-    /// With a parameter.
+    /// With a query parameter.
     pub(super) fn with(mut self, name: impl Into<String>, value: &impl ToString) -> Self {
         self.query.push((name.into(), value.to_string()));
         self
     }
 
-    /// With a parameter, if there is something to say.
+    /// With a query parameter, if it has a value.
     pub(super) fn with_some(self, name: &str, value: Option<impl ToString>) -> Self {
         match value {
             Some(value) => self.with(name, &value),
@@ -105,12 +105,12 @@ impl<'a> Call<'a> {
     }
 }
 
-/// The path of what an account has in a region.
+/// The path of something that an account has in a region.
 pub(super) fn regional<'a>(region: &'a str, rest: &[&'a str]) -> Vec<&'a str> {
     [&["v1", "regions", region], rest].concat()
 }
 
-/// The path of what is for operators.
+/// The path of something for operators.
 pub(super) fn admin<'a>(rest: &[&'a str]) -> Vec<&'a str> {
     [&["admin", "v1"], rest].concat()
 }
@@ -158,11 +158,11 @@ impl Controller {
         Ok(Self { base, token, source, client, debug })
     }
 
-    /// Calls the controller. The outer error is about reaching it, the inner one is its own.
+    /// Calls the controller. The outer error means that it could not be reached; the inner one is its own.
     pub(super) async fn call(&self, call: Call<'_>) -> Result<Result<Value, Rejection>, CliError> {
         let shown = self.base.as_str().trim_end_matches('/');
         let mut url = self.base.clone();
-        // A name may hold anything; this escapes it.
+        // A name can contain anything; this escapes it.
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(call.path);
         }
@@ -181,9 +181,9 @@ impl Controller {
         let unreachable = |error: reqwest::Error| {
             let advice = "check that it is running and that --controller is right";
             let why = root(&error);
-            // What rustls says of an answer that is no record of TLS.
+            // What rustls says if the peer does not speak TLS.
             let advice = if self.base.scheme() == "https" && why.contains("InvalidContentType") {
-                "it speaks no TLS there: use http://, or the port with TLS"
+                "the server does not use TLS there: use http://, or the port with TLS"
             } else {
                 advice
             };
@@ -215,7 +215,7 @@ impl Controller {
         let violations = error["details"].as_array().into_iter().flatten().map(fault).collect();
         let mut message = word(&error["message"]);
         if status.as_u16() == 401 {
-            let what = if self.token.is_some() { "it is that of" } else { "there was no token, but" };
+            let what = if self.token.is_some() { "the token is from" } else { "there was no token, but" };
             message = format!("{message}; {what} {}", self.source);
         }
         let mut said = error.clone();
@@ -224,7 +224,7 @@ impl Controller {
     }
 }
 
-/// What is to be said of an answer that may not be the latest: a follower has given it while nobody leads.
+/// A warning if a response may be outdated: a follower answers from its copy while there is no leader.
 fn stale(headers: &HeaderMap) -> Option<String> {
     let word = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let why = printable(word("x-cps-peering-stale")?);
@@ -232,7 +232,7 @@ fn stale(headers: &HeaderMap) -> Option<String> {
     Some(format!("warning: {why}; this is what a follower knew{age}"))
 }
 
-/// Tells on standard error what was asked and answered. Credentials are left out, also those that were just made.
+/// Prints a request and its response on standard error, without credentials, including those just created.
 fn tell(asked: &str, sent: Option<&Value>, status: StatusCode, text: &str, took: Duration) {
     const LONGEST: usize = 4000;
     let body = |value: &Value| text::cut(&without_secrets(value.clone()).to_string(), LONGEST);
@@ -245,7 +245,7 @@ fn tell(asked: &str, sent: Option<&Value>, status: StatusCode, text: &str, took:
     cps_peering_terminal::complain(&format!("{told}\n< {status} after {} ms\n< {answer}", took.as_millis()));
 }
 
-/// The same without what somebody could sign in with.
+/// The same without credentials.
 pub(super) fn without_secrets(value: Value) -> Value {
     const SECRETS: [&str; 4] = ["secretKey", "secret", "token", "clientToken"];
     match value {
@@ -260,7 +260,7 @@ pub(super) fn without_secrets(value: Value) -> Value {
     }
 }
 
-/// The innermost reason, which is the one that helps.
+/// The innermost cause, which is the one that helps.
 fn root(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {

@@ -1,4 +1,4 @@
-//! What shells complete commands with: the program itself says what may follow, names of profiles, peerings and VPCs included.
+//! Shell completion: the program itself lists the candidates, including names of profiles, peerings and VPCs.
 
 use super::{
     Arguments, Global, NAME, Output, Said,
@@ -18,15 +18,15 @@ use std::{ffi::OsString, time::Duration};
 
 /// How long a shell waits for names.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The variable with which a shell asks what may follow.
+/// The variable with which a shell asks for candidates.
 const VARIABLE: &str = "COMPLETE";
 
-/// Answers a shell, if one asks, and ends the program then.
+/// Answers a shell that asks for candidates, and exits.
 pub(super) fn answer() {
     CompleteEnv::with_factory(Arguments::command).var(VARIABLE).bin(NAME).completer(NAME).complete();
 }
 
-/// What makes a shell ask; none where it is not known.
+/// The script that enables completion in a shell; none for an unknown shell.
 pub(super) fn script(shell: &str) -> Option<String> {
     let mut script = Vec::new();
     Shells::builtins().completer(shell)?.write_registration(VARIABLE, NAME, NAME, NAME, &mut script).ok()?;
@@ -69,7 +69,7 @@ pub(super) fn vpcs() -> ArgValueCandidates {
     })
 }
 
-/// Whether a shell takes a text for one word, and for nothing else: others choose names, and what is completed is run.
+/// Whether a shell takes a text for one word and nothing else: others choose names, and a completed line is run.
 fn is_plain(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     !text.is_empty() && !text.starts_with('-') && text.chars().all(plain)
@@ -85,7 +85,7 @@ fn candidates(found: &[Value], id: &str, name: &str) -> Vec<CompletionCandidate>
     found.iter().flat_map(of).collect()
 }
 
-/// What a controller says; nothing where it says nothing soon, or there are no credentials.
+/// The controller's list; empty if it does not answer soon, or there are no credentials.
 fn asked(ask: impl AsyncFnOnce(&Session) -> Option<Vec<Value>>) -> Vec<Value> {
     let found = || {
         let resolved = told()?.resolve().ok()?;
@@ -96,7 +96,7 @@ fn asked(ask: impl AsyncFnOnce(&Session) -> Option<Vec<Value>>) -> Vec<Value> {
     found().unwrap_or_default()
 }
 
-/// What the line says so far that is to be completed: the shell gives it behind `--`.
+/// The options on the line that is being completed: the shell passes it after `--`.
 fn told() -> Option<Overrides> {
     let line: Vec<OsString> = std::env::args_os().skip_while(|argument| argument != "--").skip(1).collect();
     let matches = Arguments::command().ignore_errors(true).try_get_matches_from(line).ok()?;

@@ -1,4 +1,4 @@
-//! What a call of the controller needs to know: where it is, who signs for it, and who calls.
+//! What a call to the controller needs: its URL, the CA that it is verified against, and credentials.
 
 use std::path::PathBuf;
 
@@ -13,19 +13,19 @@ pub(super) struct ClientFiles {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Token {
     pub(super) token: String,
-    /// Where it is from, for people.
+    /// Where it comes from, for messages.
     pub(super) source: String,
 }
 
-/// What is used.
+/// The effective settings.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Resolved {
     pub(super) controller: String,
-    /// Who signs for the controller; none for those that the system trusts.
+    /// The CA that the controller's certificate is verified against; none for the system's trust store.
     pub(super) ca: Option<PathBuf>,
-    /// With which certificate to come.
+    /// The client certificate to present.
     pub(super) own: Option<ClientFiles>,
-    /// None where the certificate says who one is.
+    /// None if the certificate authenticates the caller.
     pub(super) token: Option<Token>,
     pub(super) region: Option<String>,
 }

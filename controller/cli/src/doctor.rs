@@ -1,4 +1,4 @@
-//! What is wrong, and what to do about it. For operators.
+//! Problems of the controller and its hosts, and how to fix them. For operators.
 
 use super::{
     CliError,
@@ -25,7 +25,7 @@ fn finding(verdict: &str, check: &str, finding: &str, cure: &str) -> Value {
     json!({ "verdict": verdict, "check": check, "subject": "this machine", "finding": finding, "cure": cure })
 }
 
-/// Whether this machine's clock is the controller's, as far as the time of the answer can tell.
+/// Whether this machine's clock agrees with the controller's, as far as the response time allows to tell.
 fn clock(theirs_ms: u64, [asked_ms, answered_ms]: [u64; 2]) -> Value {
     let off_ms = asked_ms.saturating_sub(theirs_ms).max(theirs_ms.saturating_sub(answered_ms));
     if off_ms < CLOCK_OFF_MS {
@@ -35,7 +35,7 @@ fn clock(theirs_ms: u64, [asked_ms, answered_ms]: [u64; 2]) -> Value {
     finding("warning", "clock", &said, "on both: chronyc tracking, or timedatectl")
 }
 
-/// Where nothing can be asked, that is what is wrong.
+/// If the controller does not answer, that is the problem.
 fn unreachable(error: &CliError) -> Value {
     let cure = match error {
         CliError::Unreachable(_) => {
@@ -54,7 +54,7 @@ pub(super) async fn run(session: &Session, doctor: &Doctor) -> Result<(), CliErr
             let clock = clock(answer["timeMs"].as_u64().unwrap_or_default(), [asked_ms, now_ms()]);
             elements(&answer["findings"]).iter().cloned().chain([clock]).collect()
         }
-        // Who may not ask is no patient.
+        // A caller who lacks the permission is not a problem of the controller.
         Err(error @ CliError::Rejected { .. }) if !is_unavailable(&error) => return Err(error),
         Err(error) => vec![unreachable(&error)],
     };

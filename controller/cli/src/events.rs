@@ -1,4 +1,4 @@
-//! What happened to the account's peerings; for operators, to everything.
+//! Events of the account's peerings; for operators, all events.
 
 use super::{
     CliError,
@@ -8,7 +8,7 @@ use super::{
 };
 use clap::Args;
 
-/// For how long the controller is to wait for the next event, in seconds.
+/// For how long the controller waits for the next event before it responds, in seconds.
 const WAIT_S: u64 = 20;
 
 /// Which events.

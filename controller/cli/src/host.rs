@@ -1,4 +1,4 @@
-//! Hosts: how they stand, and taking them in and out of use. For operators.
+//! Hosts: their state, and taking them out of and back into service. For operators.
 
 use super::{
     CliError,
@@ -67,7 +67,7 @@ pub(super) struct Which {
     all_of: Option<String>,
 }
 
-/// When some hosts are worked on.
+/// The maintenance window of some hosts.
 #[derive(Args, Clone)]
 #[group(id = "ends", required = true, multiple = false)]
 pub(super) struct Maintenance {
@@ -95,7 +95,7 @@ fn seconds(text: &str) -> Result<u64, String> {
     number.filter(|it| *it > 0).ok_or_else(|| "expected a number and a unit, such as 90m, 2h or 1d".to_owned())
 }
 
-/// How a host goes.
+/// How a host is removed.
 #[derive(Args, Clone)]
 pub(super) struct Removal {
     /// The host is dead: do not wait for its agent. Make sure that it stays off the underlay.
@@ -116,7 +116,7 @@ impl Removal {
 }
 
 impl Command {
-    /// Whether it changes nothing, and may be repeated.
+    /// Whether it changes nothing and can be repeated.
     pub(super) fn is_read_only(&self) -> bool {
         matches!(self, Self::List)
     }
@@ -152,7 +152,7 @@ fn said_of<'a>(host: &'a str, word: &'static str) -> Call<'a> {
     Call::new(Method::POST, admin(&["hosts", host, word]))
 }
 
-/// Says the same of each of some hosts. What was done before one is refused stays done.
+/// Makes the same call for each of some hosts. If one is refused, the calls before it remain in effect.
 async fn each(session: &Session, which: &Which, call: impl for<'a> Fn(&'a str) -> Call<'a>) -> Result<(), CliError> {
     let hosts = match &which.all_of {
         None => which.hosts.clone(),
@@ -177,7 +177,7 @@ async fn each(session: &Session, which: &Which, call: impl for<'a> Fn(&'a str) -
     Ok(())
 }
 
-/// What is to be known of a host before anything else.
+/// The state of a host in words, most important first.
 fn state(host: &Value) -> String {
     let is = |field: &str| host[field] == true;
     let answers = is("answers");
@@ -216,7 +216,7 @@ fn age(seconds: &Value) -> String {
     }
 }
 
-/// That a host's certificate should have been renewed, if it was not.
+/// Why a host's certificate, which is due, has not been renewed; none if it is not due.
 fn not_renewed(host: &Value) -> Option<String> {
     let reason = match host["certificateNotRenewed"].as_str()? {
         "unreachable" => "the agent was not reached".to_owned(),
@@ -257,7 +257,7 @@ async fn list(session: &Session) -> Result<(), CliError> {
         let less = own.zip(most).filter(|(own, most)| own < most).map(|(own, most)| {
             format!("underlay MTU {own}, {most} on other hosts: packets to and from here are limited to {own} less encapsulation")
         });
-        // Where it is IPv6, the host says so itself.
+        // If the underlay is IPv6, the host reports it itself.
         let small = own.filter(|own| *own < LEAST_MTU && !of("underlay").contains(':')).map(|own| {
             format!("underlay MTU {own}, less than {LEAST_MTU}: longer packets between hosts go in fragments")
         });

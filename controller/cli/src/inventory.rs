@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The file, and how much of what there is it is about.
+/// The file, and which existing entries it affects.
 #[derive(Args, Clone)]
 struct Source {
     /// Inventory file: TOML, JSON or YAML, as its content says; `-` for standard input.
@@ -71,8 +71,8 @@ enum Format {
     Yaml,
 }
 
-/// In which of them a text is written, by its first line that says something: JSON begins with a brace, a document or a key with a
-/// colon is YAML, and all else is TOML.
+/// The format of a text, by its first significant line: JSON begins with a brace, a document marker or a key with a
+/// colon is YAML, and everything else is TOML.
 fn format(text: &str) -> Format {
     let text = text.trim_start_matches('\u{feff}');
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -93,7 +93,7 @@ fn format(text: &str) -> Format {
     }
 }
 
-/// Reads an inventory in whichever of the formats it is. The error names place and rule.
+/// Reads an inventory in any of the formats. The error names place and rule.
 fn parse(text: &str) -> Result<Inventory, String> {
     let text = text.trim_start_matches('\u{feff}');
     match format(text) {
@@ -103,7 +103,7 @@ fn parse(text: &str) -> Result<Inventory, String> {
     }
 }
 
-/// What a library says of a document, which it quotes as a whole, without what it says to programmers.
+/// An error message of a library, which quotes the whole document, shortened and without its advice to programmers.
 fn said(error: &str) -> String {
     const ADVICE: [&str; 3] = [
         ", set DuplicateKeyPolicy in Options if acceptable",
@@ -126,7 +126,7 @@ pub(super) async fn apply(session: &Session, apply: &Apply) -> Result<(), CliErr
     Ok(())
 }
 
-/// Shows what applying a file would change. An error where that is anything, as `diff` of files has it.
+/// Shows what applying a file would change. An error if there are differences, as with `diff` for files.
 pub(super) async fn diff(session: &Session, diff: &Diff) -> Result<(), CliError> {
     let result = post(session, &diff.source, |call| call.with("dryRun", &true)).await?;
     session.print(&result, || {
@@ -148,7 +148,7 @@ async fn post(
     let body = serde_json::to_value(inventory).map_err(|error| CliError::Refused(error.to_string()))?;
     let mut call = Call::new(Method::POST, admin(&["apply"])).with("prune", prune);
     if *adopt {
-        // Controllers of a version before this one do not know it.
+        // Controllers of the previous version do not know it.
         call = call.with("adopt", adopt);
     }
     match session.try_call(how(call).body(body)).await? {
@@ -165,7 +165,7 @@ async fn post(
     }
 }
 
-/// What an answer says was changed, or would be.
+/// The changes that a response lists, made or to be made.
 fn changes(result: &Value) -> String {
     let row = |change: &Value| {
         let fields = elements(&change["fields"]).iter();
@@ -178,12 +178,12 @@ fn changes(result: &Value) -> String {
     table(&["ACTION", "KIND", "ID", "EFFECT", "FIELDS"], &rows)
 }
 
-/// The revision that an answer tells of. Controllers of releases before 0.3.0 do not say the epoch.
+/// The revision in a response. Controllers of releases before 0.3.0 do not send the epoch.
 pub(super) fn revision(result: &Value) -> String {
     cell(if result["fullRevision"].is_string() { &result["fullRevision"] } else { &result["revision"] })
 }
 
-/// What an answer says was changed, or would be, and what follows.
+/// The changes that a response lists, made or to be made, and what follows from them.
 pub(super) fn differences(result: &Value) -> String {
     let revision = revision(result);
     if elements(&result["changes"]).is_empty() {
@@ -203,7 +203,7 @@ pub(super) fn differences(result: &Value) -> String {
     lines.join("\n")
 }
 
-/// What the hosts have not done yet.
+/// What hosts have not confirmed yet.
 fn unconfirmed(result: &Value) -> Vec<String> {
     let named = |count: &str, names: &str| {
         let count = result[count].as_u64().filter(|count| *count > 0)?;

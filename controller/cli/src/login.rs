@@ -1,4 +1,4 @@
-//! `cps-peering login`: a token that was tried is kept in a profile.
+//! `cps-peering login`: verifies a token and saves it in a profile.
 
 use super::{
     CliError, Output, complain,
@@ -13,9 +13,9 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Keeps a bearer token in the profile of --profile (`default` without it), with --controller, --ca and --region where they are
-/// said. It is read from the terminal, or from standard input where that is no terminal, and tried at once: one that the
-/// controller does not know is not kept.
+/// Save a bearer token in the profile of --profile (by default `default`), with --controller, --ca and --region if they are
+/// given. The token is read from the terminal, or from standard input if that is not a terminal, and verified first: one that
+/// the controller does not accept is not saved.
 #[derive(Args, Clone)]
 pub(super) struct Login {}
 
@@ -24,7 +24,7 @@ struct NoEcho;
 
 impl NoEcho {
     fn set(word: &str) {
-        // Where there is no `stty`, what is typed is seen: still better than no way in.
+        // Without `stty` the token is echoed: still better than being unable to sign in.
         let _ = Command::new("stty").arg(word).stdin(Stdio::inherit()).stderr(Stdio::null()).status();
     }
 

@@ -1,14 +1,14 @@
 //! The command line interface `cps-peering`, for tenants and for operators.
 //!
-//! | module | what it is about |
+//! | module | content |
 //! |---|---|
-//! | [`profile`], [`login`] | which controller is asked, and with which token |
-//! | [`connection`], [`url`] | where the controller is, and who calls |
-//! | [`client`] | calls of its HTTP interface |
+//! | [`profile`], [`login`] | which controller is called, and with which credentials |
+//! | [`connection`], [`url`] | the controller's URL, and the caller's credentials |
+//! | [`client`] | calls to its HTTP API |
 //! | [`session`] | what commands share: the controller, the region, how results are shown |
 //! | [`peering`], [`path`], [`vpc`], [`account`], [`audit`], [`events`], [`metering`], [`inventory`], [`host`], [`doctor`], [`bundle`], [`admin`], [`pki`] | the commands |
-//! | [`output`], [`yaml`] | answers as tables, JSON, YAML |
-//! | [`complete`] | what shells complete commands with |
+//! | [`output`], [`yaml`] | responses as tables, JSON, YAML |
+//! | [`complete`] | shell completion |
 
 mod account;
 mod admin;
@@ -66,13 +66,13 @@ Examples:
   cps-peering peering list -o wide --watch
   cps-peering peering create --name a-b --vpc a --peer-vpc b --wait
 
-Exit codes: 0 success, 1 request refused (`diff`: there are differences, `doctor`: something is wrong, `path`: does not reach), 2 usage error, 3 controller unreachable, 4 not confirmed in time.";
+Exit codes: 0 success, 1 request refused (`diff`: there are differences, `doctor`: there are problems, `path`: does not reach), 2 usage error, 3 controller unreachable, 4 not confirmed in time.";
 
 /// Options of every command.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Global options")]
 struct Global {
-    // Not as documentation, which wants marks around addresses.
+    // Not a doc comment, in which rustdoc would want the addresses in angle brackets.
     #[arg(help = "The base URL of the controller [default: the profile's, else https://127.0.0.1:7400]")]
     #[arg(long, global = true, env = "CPS_PEERING_CONTROLLER", value_name = "URL")]
     controller: Option<String>,
@@ -111,7 +111,7 @@ struct Global {
     debug: bool,
 }
 
-/// Which options of every command stand on the command line, and not in the environment.
+/// Which global options are given on the command line rather than in the environment.
 #[derive(Debug, Clone, Copy, Default)]
 struct Said {
     controller: bool,
@@ -202,7 +202,7 @@ enum Command {
     /// For operators: show, continue and stop the rollout of a change.
     #[command(subcommand)]
     Rollout(rollout::Command),
-    /// For operators: diagnose the controller and its hosts, and suggest fixes. Exit code 1 if something does not work.
+    /// For operators: diagnose the controller and its hosts, and suggest fixes. Exit code 1 if there are failures.
     Doctor(doctor::Doctor),
     /// For operators: collect troubleshooting data.
     #[command(subcommand)]
@@ -243,7 +243,7 @@ impl Shell {
 }
 
 impl Command {
-    /// How often it is repeated by itself, in seconds.
+    /// The refresh interval if the command refreshes by itself, in seconds.
     fn interval(&self) -> Option<u64> {
         match self {
             Self::Peering(peering::Command::Watch { interval }) => Some(*interval),
@@ -251,7 +251,7 @@ impl Command {
         }
     }
 
-    /// Whether it changes nothing, and may be repeated.
+    /// Whether it changes nothing and can be repeated.
     fn is_read_only(&self) -> bool {
         match self {
             Self::Peering(command) => command.is_read_only(),
@@ -290,7 +290,7 @@ struct Wait {
     wait: Option<u64>,
 }
 
-/// Puts a number behind `--wait` or `--watch` to the option: `--wait 60` is `--wait=60`, and `--wait NAME` waits for the usual time.
+/// Joins a number after `--wait` or `--watch` to the option: `--wait 60` becomes `--wait=60`, while `--wait NAME` waits for the default time.
 fn joined(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments = arguments.into_iter().peekable();
     let mut joined: Vec<OsString> = Vec::new();
@@ -313,27 +313,27 @@ fn joined(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
 /// Why a command failed.
 #[derive(Debug, Error)]
 enum CliError {
-    /// A local file is wrong, or what was found is not what was asked for.
+    /// A local file is invalid, or the request makes no sense for what was found.
     #[error("{0}")]
     Refused(String),
-    /// The controller refused it.
+    /// The controller refused the request.
     #[error("{message}")]
     Rejected {
-        /// The sentence, for people.
+        /// The message, for people.
         message: String,
-        /// The error as the controller said it, with the request's id.
+        /// The error as received, with the request's id.
         answer: Value,
     },
-    /// The command line is wrong.
+    /// The command line is invalid.
     #[error("{0}")]
     Usage(String),
     /// The controller cannot be reached.
     #[error("{0}")]
     Unreachable(String),
-    /// Files and what there is differ, which was shown.
+    /// A file and the inventory differ, and the differences were shown.
     #[error("there are differences")]
     Different,
-    /// It was done, but the hosts have not confirmed it in time.
+    /// It was done, but not all hosts have confirmed it in time.
     #[error("{0}")]
     Unconfirmed(String),
 }
@@ -342,7 +342,7 @@ impl CliError {
     fn exit_code(&self) -> u8 {
         match self {
             CliError::Refused(_) | CliError::Rejected { .. } | CliError::Different => 1,
-            // Also clap's.
+            // The same as clap's.
             CliError::Usage(_) => 2,
             CliError::Unreachable(_) => 3,
             CliError::Unconfirmed(_) => 4,
@@ -361,7 +361,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Does what the command line says.
+/// Runs the command line.
 async fn answered() -> ExitCode {
     let matches = Arguments::command().get_matches_from(joined(std::env::args_os()));
     let arguments = match Arguments::from_arg_matches(&matches) {
@@ -371,7 +371,7 @@ async fn answered() -> ExitCode {
     let output = arguments.global.output;
     match run(arguments, Said::read(&matches)).await {
         Ok(()) => ExitCode::SUCCESS,
-        // It was shown.
+        // The differences were shown.
         Err(error @ CliError::Different) => error.exit_code().into(),
         Err(error) => {
             match output {
@@ -383,7 +383,7 @@ async fn answered() -> ExitCode {
     }
 }
 
-/// Writes an error to standard error as programs read it.
+/// Writes an error to standard error as JSON.
 fn complain_as_json(error: &CliError) {
     let mut said = match error {
         CliError::Rejected { answer, .. } => answer.clone(),
@@ -430,7 +430,7 @@ async fn run(Arguments { global, command }: Arguments, given: Said) -> Result<()
     let mut reached = false;
     loop {
         match carry_out(&session, command.clone()).await {
-            // It was there before, and may be back.
+            // It was reachable before, and may be again.
             Err(CliError::Unreachable(text)) if reached => output::note(&text),
             done => done?,
         }
@@ -463,7 +463,7 @@ async fn carry_out(session: &Session, command: Command) -> Result<(), CliError> 
         Command::Doctor(doctor) => doctor::run(session, &doctor).await,
         Command::Debug(command) => bundle::run(session, command).await,
         Command::Admin(command) => admin::run(session, command).await,
-        // These were done before.
+        // Handled by the caller.
         Command::Profile(_) | Command::Pki(_) | Command::Login(_) | Command::Completion { .. } => Ok(()),
     }
 }

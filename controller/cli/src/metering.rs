@@ -1,4 +1,4 @@
-//! What accounts are charged for.
+//! Metered usage and charges.
 
 use super::{
     CliError,
@@ -28,7 +28,7 @@ pub(super) async fn run(session: &Session, query: &Query) -> Result<(), CliError
     let path = match &query.account {
         Some(account) if operator => admin(&["accounts", account, "metering"]),
         Some(_) => return Err(CliError::Usage("--account is for operators; accounts see their own".to_owned())),
-        None if operator => return Err(CliError::Usage("say which account with --account".to_owned())),
+        None if operator => return Err(CliError::Usage("name the account with --account".to_owned())),
         None => vec!["v1", "metering"],
     };
     let call = Call::get(path).with_some("from", query.from.as_ref()).with_some("to", query.to.as_ref());

@@ -1,4 +1,4 @@
-//! Answers of the controller as tables.
+//! Responses of the controller as tables.
 
 use super::{CliError, Output, yaml};
 use cps_peering_config::text;
@@ -17,25 +17,25 @@ static HEADERS: AtomicBool = AtomicBool::new(true);
 /// With `--watch`: what was shown before, and what is shown now.
 static WATCHED: Mutex<Option<[String; 2]>> = Mutex::new(None);
 
-/// Says whether tables have headings from now on.
+/// Sets whether tables have headings from now on.
 pub(super) fn set_headers(headers: bool) {
     HEADERS.store(headers, Ordering::Relaxed);
 }
 
-/// From now on what is shown waits for [`flush`].
+/// From now on output is held back until [`flush`].
 pub(super) fn watch() {
     *WATCHED.lock().unwrap_or_else(PoisonError::into_inner) = Some([String::new(), String::new()]);
 }
 
-/// Shows what was to be shown: on a terminal in the place of what was there, elsewhere if it is something else.
+/// Shows the output that was held back: on a terminal in place of the previous one, elsewhere only if it has changed.
 pub(super) fn flush() {
-    // Erase the screen, and go to its beginning (ECMA-48).
+    // Clear the screen, and move the cursor to its top left corner (ECMA-48).
     const CLEAR: &str = "\x1b[2J\x1b[H";
     let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
     let Some([before, now]) = watched.as_mut() else { return };
     if before != now {
         if io::stdout().is_terminal() {
-            // Where it cannot be written, `show` says so.
+            // If it cannot be written, `emit` reports it.
             let _ = io::stdout().write_all(CLEAR.as_bytes());
         }
         show(now.trim_end());
@@ -43,7 +43,7 @@ pub(super) fn flush() {
     *before = std::mem::take(now);
 }
 
-/// Asks whoever sits there. `instead`: what to do where nobody does.
+/// Asks the user on the terminal. `instead`: what to do if there is none.
 pub(super) fn ask(question: &str, instead: &str) -> Result<bool, CliError> {
     if !io::stdin().is_terminal() {
         return Err(CliError::Usage(format!("standard input is not a terminal: {instead}")));
@@ -67,17 +67,17 @@ fn emit(text: &str) {
     show(text);
 }
 
-/// Shows a text among what is watched.
+/// Adds a text to the output of a watched command.
 pub(super) fn note(text: &str) {
     emit(text);
 }
 
-/// A text on one line, without what would make a terminal do something: others write names and descriptions.
+/// A text on one line, without terminal control characters: others write names and descriptions.
 pub(super) fn printable(text: &str) -> String {
     text::printable(&text.replace(['\n', '\t'], " ")).to_string()
 }
 
-/// A value of an answer as a cell of a table.
+/// A JSON value as a table cell.
 pub(super) fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
@@ -95,22 +95,22 @@ pub(super) fn cell(value: &Value) -> String {
     }
 }
 
-/// The elements of a list; none of anything else.
+/// The elements of an array; none of any other value.
 pub(super) fn elements(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// A column: its heading, and where in a value its cell is (RFC 6901).
+/// A column: its heading, and the JSON pointer of its cells (RFC 6901).
 pub(super) type Column = (&'static str, &'static str);
 
-/// Values under each other, with these columns.
+/// Values as a table with these columns.
 pub(super) fn columns(columns: &[Column], values: &[Value]) -> String {
     let heading: Vec<&str> = columns.iter().map(|(heading, _)| *heading).collect();
     let row = |value: &Value| columns.iter().map(|(_, at)| cell(value.pointer(at).unwrap_or(&Value::Null))).collect();
     rows(&heading, &values.iter().map(row).collect::<Vec<_>>())
 }
 
-/// Rows under a heading, or without one where that is wanted.
+/// Rows with a heading, unless headings are switched off.
 pub(super) fn rows(heading: &[&str], rows: &[Vec<String>]) -> String {
     let text = table(heading, rows);
     if HEADERS.load(Ordering::Relaxed) {
@@ -119,7 +119,7 @@ pub(super) fn rows(heading: &[&str], rows: &[Vec<String>]) -> String {
     text.split_once('\n').map_or_else(String::new, |(_, rest)| rest.to_owned())
 }
 
-/// What a thing is known by, where it has such a field: the first of these.
+/// The fields that identify an object: the first one that it has.
 const IDS: [&str; 13] = [
     "webhookId",
     "vpcPeeringId",
@@ -136,7 +136,7 @@ const IDS: [&str; 13] = [
     "destinationCidr",
 ];
 
-/// The ids in an answer: of each element of its list, or of the one thing that it is.
+/// The ids in a response: of each element of its list, or of the one object that it is.
 fn ids(value: &Value) -> Vec<String> {
     let id = |value: &Value| match value {
         Value::String(text) => Some(printable(text)),
@@ -144,27 +144,27 @@ fn ids(value: &Value) -> Vec<String> {
     };
     let list = value.as_object().and_then(|fields| fields.values().find_map(Value::as_array));
     match list {
-        // A thing with an id of its own may have lists beside it.
+        // An object with an id of its own may also contain lists.
         Some(list) if IDS.iter().all(|field| value.get(field).is_none()) => list.iter().filter_map(id).collect(),
         _ => id(value).into_iter().collect(),
     }
 }
 
-/// What there is to say about one thing, a line each.
+/// One object as labelled lines.
 pub(super) fn lines(lines: &[(&str, String)]) -> String {
     let width = lines.iter().map(|(label, _)| label.chars().count()).max().unwrap_or_default();
     let lines = lines.iter().map(|(label, text)| format!("{label:width$}  {text}").trim_end().to_owned());
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Shows a result in one of the forms.
+/// Shows a result in the given output format.
 pub(super) fn print(output: Output, json: &Value, table: impl FnOnce() -> String) {
     match output {
         Output::Json => emit(&text::printable_json(&json.to_string()).to_string()),
         Output::Yaml => emit(&yaml::to_yaml(json)),
         Output::Name => ids(json).iter().for_each(|id| emit(id)),
         Output::Table | Output::Wide => match table() {
-            // A list without entries and heading.
+            // A list without entries, and headings are switched off.
             text if text.is_empty() => {}
             text => emit(&text),
         },

@@ -41,7 +41,7 @@ struct Service {
 }
 
 fn protocol(text: &str) -> Result<Service, String> {
-    let rule = || format!("{} is none of tcp/PORT, udp/PORT, tcp, udp, icmp", printable(text));
+    let rule = || format!("{} is not tcp/PORT, udp/PORT, tcp, udp or icmp", printable(text));
     let (protocol, port) = text.split_once('/').map_or((text, None), |(protocol, port)| (protocol, Some(port)));
     let port = match (protocol, port) {
         ("tcp" | "udp", Some(port)) => Some(port.parse().ok().filter(|port| *port != 0).ok_or_else(rule)?),
@@ -69,7 +69,7 @@ pub(super) async fn run(session: &Session, query: &Query) -> Result<(), CliError
         "vpcId": vpc,
         "protocol": service.map(|it| &it.protocol),
         "port": service.and_then(|it| it.port),
-        // A controller of a version before this one refuses what it does not know.
+        // Controllers of the previous version refuse unknown fields.
         "probe": query.probe.then_some(true),
     }));
     let answer = session.call(Call::new(Method::POST, path).body(body)).await?;
@@ -123,7 +123,7 @@ fn shown(path: &Value, all: bool) -> String {
     if rows.is_empty() { format!("{probe}{sum}") } else { format!("{}\n{probe}{sum}", table(&HEADINGS, &rows)) }
 }
 
-/// What came back of packets that were sent.
+/// The result of the probe in words.
 fn probed(probe: &Value) -> String {
     let reason = if probe["reason"].is_string() { format!(": {}", cell(&probe["reason"])) } else { String::new() };
     let sent = probe["sent"].as_u64().unwrap_or_default();
@@ -144,7 +144,7 @@ fn probed(probe: &Value) -> String {
     format!("probe: {} of {sent} came back{times}{mtu}{reason}", cell(&probe["received"]))
 }
 
-/// The first step at which something is wrong.
+/// The first step with a problem.
 fn first(steps: &[Value], place: Option<u64>) -> String {
     let step = place.and_then(|place| steps.get(usize::try_from(place).ok()?));
     step.map_or_else(String::new, |step| format!("{}, {}", cell(&step["title"]), cell(&step["reason"])))

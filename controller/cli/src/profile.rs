@@ -1,6 +1,6 @@
-//! Which controller is asked, and with which token: what the command line says, and the profile that it names; then what the
-//! environment says; then the profile that is used when none is named; then what is usual. So nothing in the environment leads
-//! a command elsewhere than its line says.
+//! Which controller is called, and with which credentials. The command line takes precedence, with the profile that it names; then
+//! the environment; then the default profile; then built-in defaults. So nothing in the environment redirects a command whose
+//! line names a controller or a profile.
 //!
 //! Profiles are in `$XDG_CONFIG_HOME/cps-peering/config.toml`:
 //!
@@ -29,16 +29,16 @@ use std::{
 };
 
 const CONTROLLER: &str = "https://127.0.0.1:7400";
-/// Where the CA is beside a controller or an agent.
+/// The CA on a controller's or an agent's machine.
 const CA: &str = "/etc/cps-peering/tls/ca.pem";
-/// Where the operators' token is beside a controller.
+/// The operators' token on a controller's machine.
 const OPERATOR_TOKEN: &str = "/etc/cps-peering/operator.token";
 /// Holds a token, so that it need not be in a file.
 const TOKEN_VARIABLE: &str = "CPS_PEERING_TOKEN";
-/// The profile that is used when none is named.
+/// The profile that is used if none is named.
 const USUAL: &str = "default";
 
-/// What one place gives: the command line, the environment, or a profile.
+/// The values from one source: the command line, the environment, or a profile.
 #[derive(Debug, Clone, Default)]
 struct Given {
     controller: Option<String>,
@@ -49,13 +49,13 @@ struct Given {
     region: Option<String>,
 }
 
-/// What the command line and the environment give.
+/// The values from the command line and the environment.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Overrides {
     line: Given,
     environment: Given,
     profile: Option<String>,
-    /// Whether the command line names the profile.
+    /// Whether the profile is named on the command line.
     profile_on_line: bool,
 }
 
@@ -79,7 +79,7 @@ struct Profile {
     region: Option<String>,
 }
 
-/// What the file holds.
+/// The content of the file.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Profiles {
@@ -113,7 +113,7 @@ impl Overrides {
         let some = |text: Option<String>| text.filter(|text| !text.is_empty());
         let file = |file: Option<PathBuf>| file.filter(|file| !file.as_os_str().is_empty());
         let mut told = Self { profile_on_line: said.profile, profile: some(global.profile), ..Self::default() };
-        // Each may be in either place.
+        // Each can come from either source.
         told.place(said.controller).controller = some(global.controller);
         told.place(said.ca).ca = file(global.ca);
         let own = file(global.cert).zip(file(global.key));
@@ -128,7 +128,7 @@ impl Overrides {
         if on_line { &mut self.line } else { &mut self.environment }
     }
 
-    /// What is said, wherever it is, without the profile: for what is kept in one.
+    /// All values that were given, from whichever source, without the profile: to be saved in one.
     fn said(self) -> Given {
         let Self { line, environment, .. } = self;
         Given {
@@ -141,12 +141,12 @@ impl Overrides {
         }
     }
 
-    /// The profile that is named, or the one that is used when none is.
+    /// The profile that is named, else the default one.
     pub(super) fn profile_name(&self) -> &str {
         self.profile.as_deref().unwrap_or(USUAL)
     }
 
-    /// The same with a token that was just told.
+    /// The same with a token that was just entered.
     pub(super) fn with_token(mut self, token: &str) -> Self {
         self.line.token = Some(token.to_owned());
         (self.line.token_file, self.line.own) = (None, None);
@@ -161,7 +161,7 @@ impl Overrides {
         self
     }
 
-    /// Resolves what is used, where the profile that is named need not be there yet.
+    /// The effective settings, where the named profile need not exist yet.
     pub(super) fn resolve_new(mut self) -> Result<Resolved, CliError> {
         let config = Config::find()?;
         if !config.read()?.profiles.contains_key(self.profile_name()) {
@@ -171,9 +171,9 @@ impl Overrides {
         self.resolve_with(&config)
     }
 
-    /// Resolves what is used.
+    /// The effective settings.
     pub(super) fn resolve(self) -> Result<Resolved, CliError> {
-        // Without a home there are no profiles, and that matters only to those who name one.
+        // Without a home directory there are no profiles, which matters only if one is named.
         match Config::find() {
             Ok(config) => self.resolve_with(&config),
             Err(error) if self.profile.is_some() => Err(error),
@@ -188,7 +188,7 @@ impl Overrides {
             None if self.profile.is_some() => return refused(config.unknown(&name, &profiles)),
             profile => profile.unwrap_or_default(),
         };
-        // A path in the file is meant from where the file is.
+        // Paths in the file are relative to its folder.
         let meant = |file: Option<PathBuf>| file.map(|file| config.folder().join(file));
         let (ca, cert, key) = (meant(profile.ca), meant(profile.cert), meant(profile.key));
         self.complete(&name, Profile { ca, cert, key, token_file: meant(profile.token_file), ..profile })
@@ -207,7 +207,7 @@ impl Overrides {
             token: profile.token,
             region: profile.region,
         };
-        // Beside a token, a certificate is for TLS alone.
+        // With a token, the certificate is only used for TLS.
         let beside = own;
         let of_profile = format!("profile {name}");
         let (line, variable) = ("the input".to_owned(), format!("the environment variable {TOKEN_VARIABLE}"));
@@ -215,7 +215,7 @@ impl Overrides {
         let later = if self.profile_on_line { [kept, environment] } else { [environment, kept] };
         let [first, second] = later;
         let places = [(self.line, line), first, second];
-        // The first place that has any says who one is.
+        // The first source with credentials authenticates the caller.
         let says = places.iter().find(|(it, _)| it.token_file.is_some() || it.own.is_some() || it.token.is_some());
         let token = match says {
             Some((Given { token_file: Some(file), .. }, _)) => of_file(file)?,
@@ -237,7 +237,7 @@ impl Overrides {
     }
 }
 
-/// Who has no credentials at all is told how to get some.
+/// A caller without any credentials is told how to get some.
 fn no_token(read: Result<Option<Token>, CliError>) -> Result<Option<Token>, CliError> {
     read.map_err(|error| {
         CliError::Refused(format!("no credentials found: `cps-peering login` saves a token in a profile ({error})"))
@@ -245,7 +245,7 @@ fn no_token(read: Result<Option<Token>, CliError>) -> Result<Option<Token>, CliE
 }
 
 impl Config {
-    /// The file of who runs this. It need not be there.
+    /// The user's own file. It need not exist.
     pub(super) fn find() -> Result<Self, CliError> {
         let folder = |variable| env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
         let Some(base) = folder("XDG_CONFIG_HOME").or_else(|| Some(folder("HOME")?.join(".config"))) else {
@@ -254,7 +254,7 @@ impl Config {
         Ok(Self { path: base.join("cps-peering/config.toml") })
     }
 
-    /// What each profile says, without tokens.
+    /// The settings of each profile, without tokens.
     pub(super) fn describe(&self, used: &str) -> Result<Vec<Value>, CliError> {
         let describe = |(name, profile): (&String, &Profile)| {
             json!({
@@ -292,7 +292,7 @@ impl Config {
         format!("there is no profile {name} in {}; there are: {known}", self.path.display())
     }
 
-    /// Reads the profiles. One that is not there holds none.
+    /// Reads the profiles. A missing file holds none.
     fn read(&self) -> Result<Profiles, CliError> {
         const OTHERS: u32 = 0o077;
         let shown = self.path.display();
@@ -306,7 +306,7 @@ impl Config {
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(cannot)?;
         let profiles: Profiles = toml::from_str(&text).map_err(|error| {
-            // Not the line itself, which may be the one with the token.
+            // Not the line itself, which may contain the token.
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
             CliError::Refused(format!("{shown}, line {line}: {}", error.message().replace('\n', " ")))
@@ -328,10 +328,10 @@ impl Config {
         Ok(profiles)
     }
 
-    /// Writes the profiles, so that nobody else can read them.
+    /// Writes the profiles, readable by the user only.
     fn write(&self, profiles: &Profiles) -> Result<(), CliError> {
         let text = toml::to_string(profiles).map_err(|error| CliError::Refused(error.to_string()))?;
-        // Of a link the file behind it is meant.
+        // If it is a symbolic link, the file behind it is replaced.
         let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         let folder = path.parent().unwrap_or(Path::new("/"));
         let write = || {
@@ -341,7 +341,7 @@ impl Config {
         write().map_err(|error: io::Error| CliError::Refused(format!("cannot write {}: {error}", path.display())))
     }
 
-    /// Keeps what is said in a profile.
+    /// Saves what was given in a profile.
     pub(super) fn set(&self, name: &str, told: Overrides, token: Option<String>) -> Result<(), CliError> {
         let told = told.said();
         let mut profiles = self.read()?;
@@ -359,7 +359,7 @@ impl Config {
         if let Some(ClientFiles { cert, key }) = told.own {
             profile.cert = Some(whole("the certificate", &cert)?);
             profile.key = Some(whole("the key", &key)?);
-            // One that was kept before would go on to say who one is.
+            // A token saved before would continue to authenticate the caller.
             (profile.token, profile.token_file) = (None, None);
         }
         profile.region = told.region.or(profile.region.take());
@@ -381,7 +381,7 @@ impl Config {
     }
 }
 
-/// The token that stands on standard input.
+/// Reads a token from standard input.
 pub(super) fn token_from_input() -> Result<String, CliError> {
     let mut text = String::new();
     io::stdin()
@@ -413,7 +413,7 @@ mod tests {
         Overrides { profile: Some(profile.to_owned()), ..Overrides::default() }
     }
 
-    /// What the environment gives.
+    /// Values from the environment.
     fn environment(given: Given) -> Overrides {
         Overrides { environment: given, ..Overrides::default() }
     }
@@ -437,7 +437,7 @@ mod tests {
         let both = Given { token_file: Some(folder.path().join("token")), ..own() };
         let both = environment(both).resolve_with(&config).unwrap();
         assert_eq!((said(&both), both.own.as_ref()), ("f", Some(&told)), "with a token, that says who one is");
-        // What is kept is used next time, and not the token of before.
+        // What was saved is used next time, and not the previous token.
         config.set("default", environment(own()), None).unwrap();
         let kept = Overrides::default().resolve_with(&config).unwrap();
         assert!(said(&kept).is_empty() && kept.own.unwrap().cert.ends_with("t.pem"));
@@ -460,12 +460,12 @@ mod tests {
         let told = Overrides { environment: given(), ..named("work") }.resolve_with(&config).unwrap();
         assert_eq!((told.controller.as_str(), said(&told)), ("http://told:2", "t"));
         assert_eq!(told.region.as_deref(), Some("east"));
-        // A profile on the command line is meant, whatever is in the environment; what it does not say comes from there.
+        // A profile on the command line wins over the environment; what it does not set comes from there.
         let told = Overrides { environment: given(), profile_on_line: true, ..named("work") };
         let told = told.resolve_with(&config).unwrap();
         assert_eq!((told.controller.as_str(), said(&told)), ("http://work:1", "w"));
         assert_eq!(told.region.as_deref(), Some("east"));
-        // What else stands there comes first.
+        // Other values on the command line win over both.
         let line = || Given {
             controller: Some("http://line:3".to_owned()),
             region: Some("west".to_owned()),

@@ -1,4 +1,4 @@
-//! A change that has reached some hosts, and not yet the others. For operators.
+//! A change that some hosts have, and the others do not have yet. For operators.
 
 use super::{
     CliError,
@@ -27,7 +27,7 @@ pub(super) enum Command {
 }
 
 impl Command {
-    /// Whether it changes nothing, and may be repeated.
+    /// Whether it changes nothing and can be repeated.
     pub(super) fn is_read_only(&self) -> bool {
         matches!(self, Self::Show)
     }

@@ -10,7 +10,7 @@ use cps_peering_config::retry::{Backoff, Retry};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// Between two questions whether it is there yet.
+/// Between two requests for the same state.
 const ASK_AGAIN: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
 /// The most that the controller puts on a page.
 const PAGE: usize = 100;
@@ -28,13 +28,13 @@ impl Session {
         Ok(Self { controller: Controller::new(resolved, debug)?, region, output })
     }
 
-    /// Whether tables are to have more columns.
+    /// Whether tables have additional columns.
     pub(super) fn is_wide(&self) -> bool {
         self.output == Output::Wide
     }
 
-    /// The id of one of the account's VPCs in a region, which may be named by its id or, where only one has it, by its name. None
-    /// where the account has none like that.
+    /// The id of one of the account's VPCs in a region, given by its id or, if that is unique, its name. None if there is no such
+    /// VPC.
     pub(super) async fn vpc_id(&self, region: &str, text: &str) -> Result<Option<String>, CliError> {
         let path = |rest: &[&'static str]| regional(region, &[&["vpcs"], rest].concat());
         let mut call = path(&[]);
@@ -50,38 +50,38 @@ impl Session {
             [vpc] => Ok(Some(cell(&vpc["vpcId"]))),
             several => {
                 let ids: Vec<String> = several.iter().map(|vpc| cell(&vpc["vpcId"])).collect();
-                Err(CliError::Refused(format!("several VPCs are named {text}: say which of {}", ids.join(", "))))
+                Err(CliError::Refused(format!("several VPCs are named {text}: use the id, one of {}", ids.join(", "))))
             }
         }
     }
 
-    /// The same where there must be one.
+    /// The same, but a missing VPC is an error.
     pub(super) async fn own_vpc(&self, region: &str, text: &str) -> Result<String, CliError> {
         let missing = || CliError::Refused(format!("there is no VPC {text} in {region} (VpcNotFound)"));
         self.vpc_id(region, text).await?.ok_or_else(missing)
     }
 
-    /// Shows a result, in the form that was asked for.
+    /// Shows a result in the selected format.
     pub(super) fn print(&self, json: &Value, text: impl FnOnce() -> String) {
         print(self.output, json, text);
     }
 
-    /// Calls the controller; what it refuses is an error.
+    /// Calls the controller; a refusal is an error.
     pub(super) async fn call(&self, call: Call<'_>) -> Result<Value, CliError> {
         Ok(self.try_call(call).await??)
     }
 
-    /// Calls the controller. What it refuses is the inner error.
+    /// Calls the controller. A refusal is the inner error.
     pub(super) async fn try_call(&self, call: Call<'_>) -> Result<Result<Value, Rejection>, CliError> {
         self.controller.call(call).await
     }
 
-    /// What the controller says about who asks.
+    /// The identity of the caller, as the controller sees it.
     pub(super) async fn whoami(&self) -> Result<Value, CliError> {
         self.call(Call::get(["v1", "whoami"])).await
     }
 
-    /// The region that an account's command is about.
+    /// The region of an account's command.
     pub(super) async fn region(&self) -> Result<String, CliError> {
         if let Some(region) = &self.region {
             return Ok(region.clone());
@@ -94,21 +94,18 @@ impl Session {
         self.region_of(&whoami)
     }
 
-    /// The region that a command of this account is about: where it is not said, the only one.
+    /// The region of a command of this account: if not given, the only one.
     pub(super) fn region_of(&self, whoami: &Value) -> Result<String, CliError> {
         if let Some(region) = &self.region {
             return Ok(region.clone());
         }
         match elements(&whoami["regions"]) {
             [only] => Ok(cell(only)),
-            _ => Err(CliError::Usage(format!(
-                "say in which region with --region; there are: {}",
-                cell(&whoami["regions"])
-            ))),
+            _ => Err(CliError::Usage(format!("name the region with --region, one of: {}", cell(&whoami["regions"])))),
         }
     }
 
-    /// All pages of a list. What moves from one page to the next meanwhile is there once.
+    /// All pages of a list. An entry that moves to another page meanwhile is contained once.
     pub(super) async fn pages<'a>(
         &self,
         call: impl Fn() -> Call<'a>,
@@ -119,7 +116,7 @@ impl Session {
         let mut marker: Option<String> = None;
         for number in 1.. {
             let page = call().with("pageSize", &PAGE);
-            // A controller of a version before this one knows page numbers alone.
+            // Controllers of the previous version only know page numbers.
             let page = match &marker {
                 Some(marker) => page.with("marker", marker),
                 None => page.with("pageNumber", &number),
@@ -143,12 +140,12 @@ impl Session {
     }
 }
 
-/// Whether who asks runs the cloud; otherwise it is one of its accounts.
+/// Whether the caller is an operator rather than an account.
 pub(super) fn is_operator(whoami: &Value) -> bool {
     whoami["role"] == "operator"
 }
 
-/// A body without what there is nothing to say about.
+/// A request body without fields that are null.
 pub(super) fn said(body: Value) -> Value {
     match body {
         Value::Object(mut fields) => {
@@ -159,7 +156,7 @@ pub(super) fn said(body: Value) -> Value {
     }
 }
 
-/// A time until which one asks again and again.
+/// A point in time until which a request is repeated.
 pub(super) struct Deadline {
     until: Instant,
     retry: Retry,
@@ -168,12 +165,12 @@ pub(super) struct Deadline {
 impl Deadline {
     pub(super) fn new(seconds: u64) -> Self {
         let now = Instant::now();
-        // Longer than any clock goes: a day is as good.
+        // Beyond the range of the clock: a day will do.
         let until = now.checked_add(Duration::from_secs(seconds)).unwrap_or(now + Duration::from_hours(24));
         Self { until, retry: Retry::new(ASK_AGAIN) }
     }
 
-    /// Waits a little, longer each time. False when it has run out.
+    /// Waits a little, longer each time. False once the deadline has passed.
     pub(super) async fn wait_to_retry(&mut self) -> bool {
         if Instant::now() >= self.until {
             return false;

@@ -138,7 +138,7 @@ pub(super) async fn run(session: &Session, command: Command) -> Result<(), CliEr
             show(session, Call::get(regional(&region, &["vpcs", &vpc]))).await
         }
         Command::Delete { vpc } => {
-            // What is gone is deleted once more by its id.
+            // Deleting it again works with its id only.
             let vpc = session.vpc_id(&region, &vpc).await?.unwrap_or(vpc);
             session.call(Call::new(Method::DELETE, regional(&region, &["vpcs", &vpc]))).await?;
             session.print(&json!({ "vpcId": vpc, "state": "deleted" }), || format!("{vpc} is deleted"));
@@ -197,7 +197,7 @@ pub(super) async fn tables(session: &Session, command: Tables) -> Result<(), Cli
             let call = || Call::get(path()).with_some("vpcId", vpc.as_ref());
             let list = session.pages(call, "routeTables", "routeTableId").await?;
             session.print(&json!({ "routeTables": list, "totalCount": list.len() }), || {
-                // The routes themselves are for `show`.
+                // The routes themselves are shown by `show`.
                 let count = |table: &Value| {
                     let routes = elements(&table["routes"]).len();
                     json!({ "routeTableId": table["routeTableId"], "vpcId": table["vpcId"], "vpcName": table["vpcName"],

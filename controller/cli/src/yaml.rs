@@ -1,4 +1,4 @@
-//! Answers as YAML (1.2): block style, with texts in double quotes, which are JSON's.
+//! Responses as YAML (1.2): block style, with strings in double quotes, as in JSON.
 
 use cps_peering_config::text::printable_json;
 use serde_json::Value;
@@ -10,7 +10,7 @@ pub(super) fn to_yaml(value: &Value) -> String {
     text.trim().to_owned()
 }
 
-/// A value that stands behind a key or a dash. `in_list` says that its first line goes on behind a dash.
+/// A value after a key or a dash. With `in_list`, its first line continues after a dash.
 fn write(text: &mut String, value: &Value, depth: usize, in_list: bool) {
     let begin = |text: &mut String, first: bool| {
         if first && in_list {
@@ -43,7 +43,7 @@ fn write(text: &mut String, value: &Value, depth: usize, in_list: bool) {
     }
 }
 
-/// A key: as it is where that can be nothing else.
+/// A key: unquoted if it cannot be read as anything else.
 fn word(key: &str) -> String {
     const TAKEN: [&str; 10] = ["true", "false", "null", "yes", "no", "on", "off", "y", "n", "nan"];
     let begins = key.starts_with(|c: char| c.is_ascii_alphabetic());

@@ -1,4 +1,4 @@
-//! What shells are given to complete commands with, and what a real one makes of it.
+//! The completion scripts, and what a real shell does with them.
 
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
@@ -21,7 +21,7 @@ fn shells_complete_commands() {
         let script = String::from_utf8(command.args(["completion", shell]).output().unwrap().stdout).unwrap();
         assert!(script.contains("COMPLETE") && script.contains("cps-peering"), "{shell}: {script}");
     }
-    // Nobody reads to the end: no complaint.
+    // Standard output is closed early: no complaint.
     let mut command = Command::new(PROGRAM);
     let mut child = command.args(["completion", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
@@ -31,7 +31,7 @@ fn shells_complete_commands() {
     assert_eq!(err, "");
 }
 
-/// A `bash -i` on a terminal of its own, as `script` (bsdutils) makes it.
+/// A `bash -i` on a terminal of its own, made by `script` (bsdutils).
 struct Terminal {
     child: Child,
     shown: Receiver<u8>,
@@ -73,7 +73,7 @@ impl Terminal {
         self.child.stdin.as_mut().unwrap().write_all(keys.as_bytes()).unwrap();
     }
 
-    /// Reads until it shows this.
+    /// Reads until this is shown.
     fn until(&mut self, text: &str) {
         let end = Instant::now() + Duration::from_mins(1);
         while !self.seen.contains(text) {
@@ -85,7 +85,7 @@ impl Terminal {
         self.seen.clear();
     }
 
-    /// What a line becomes with Tab behind it; it is not run.
+    /// The line becomes this when Tab is pressed; it is not run.
     fn completes(&mut self, line: &str, to: &str) {
         self.keys(&format!("{line}\t"));
         self.until(to);

@@ -42,7 +42,7 @@ fn keys_are_secret_and_nothing_is_overwritten_unless_told() {
 }
 
 #[test]
-fn what_was_issued_under_a_name_can_be_taken_back_by_it() {
+fn certificates_can_be_revoked_by_the_name_they_were_issued_under() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("pki");
     made(&dir, &["init"]);
@@ -71,7 +71,7 @@ fn what_was_issued_under_a_name_can_be_taken_back_by_it() {
     refused(&ended, &format!("pki revoke {first}`"));
     assert!(!String::from_utf8_lossy(&ended.stderr).contains(&second), "{ended:?}");
     assert!(!dir.join("crl.pem").exists());
-    // Without older ones that are good, it is.
+    // If all older ones are revoked, it is.
     revoke(&[&first]);
     let list = revoke(&["host-h1"]);
     assert_eq!((serials(&list), list["number"].as_u64()), (sorted(vec![first.clone(), second.clone()]), Some(2)));
@@ -110,7 +110,7 @@ fn renewed(dir: &std::path::Path, host: &str) -> String {
 }
 
 #[test]
-fn an_issuer_is_a_ca_below_the_ca_and_what_it_signs_goes_back_to_what_was_issued() {
+fn an_issuer_is_a_ca_below_the_ca_and_its_certificates_lead_back_to_the_issued_one() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("pki");
     made(&dir, &["init"]);
@@ -131,7 +131,7 @@ fn an_issuer_is_a_ca_below_the_ca_and_what_it_signs_goes_back_to_what_was_issued
     assert_eq!(constraints.value.permitted_subtrees.as_ref().unwrap().len(), 1);
     assert_eq!(constraints.value.excluded_subtrees.as_ref().unwrap().len(), 2);
 
-    // The file that an agent keeps: it is the agent's certificate that is meant, by the first of its line, and never the issuer.
+    // The file that an agent keeps: the agent's certificate is revoked, by the first of its lineage, and never the issuer.
     let kept = folder.path().join("ledger.pem");
     fs::write(&kept, renewed(&dir, "host-h1")).unwrap();
     let shown = made(&dir, &["show", kept.to_str().unwrap()]);
@@ -155,7 +155,7 @@ fn an_issuer_is_a_ca_below_the_ca_and_what_it_signs_goes_back_to_what_was_issued
 }
 
 #[test]
-fn who_looks_at_certificates_hears_whether_the_controller_renews_them() {
+fn pki_show_tells_whether_the_controller_renews_a_certificate() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("pki");
     made(&dir, &["init"]);

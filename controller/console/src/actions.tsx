@@ -1,4 +1,4 @@
-// What can be done with a peering, each as a dialog that says what will happen.
+// The actions on a peering, each as a dialog that says what will happen.
 
 import { useState } from "preact/hooks";
 import { blockedPath, type Peering } from "./api.ts";
@@ -34,7 +34,7 @@ function Accept({ peering, onClose }: Props) {
   const accept = async () => void (await carryOut(call, t("accept.done")));
   const picker = { choices, names: [own.vpcName, peer.vpcName] as [string, string], own: own.addressPrefix, peer: peer.addressPrefix };
   const [ready, limited] = [areReady(picker), choices.export.limited || choices.import.limited];
-  // Checks that tell of another account's network are limited per day.
+  // Checks that disclose something about another account's network are limited per day.
   const toCheck = ready && limited && !(isCrossAccount(peering) && typing);
   const preview = usePreview(call, toCheck, JSON.stringify(reachableOf(peering)));
   const after = limited ? preview?.reachable : isScoped(peering) ? reachableOf(peering) : undefined;
@@ -54,7 +54,7 @@ function Accept({ peering, onClose }: Props) {
 function Reject({ peering, onClose, block: preset = false }: Props) {
   const [block, setBlock] = useState(preset);
   const account = peering.remoteVpcInfo.accountId;
-  // What fails after the first can be tried again: to block twice is to block once.
+  // What fails after the first call can be retried: blocking twice has no further effect.
   const calls = [...(block ? [blockCall(account)] : []), rejectCall(peering)];
   const reject = async () => void (await carryOut(calls, t("reject.done")));
   return (

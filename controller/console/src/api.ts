@@ -1,19 +1,19 @@
-// The controller's interfaces, as the console uses them.
+// The controller's API, as the console uses it.
 
 export type State =
   | "pending" | "provisioning" | "active" | "suspended" | "draining" | "rejected" | "expired" | "peer_deleted";
 
-/** Lists that are empty stand for all; those of another account's side are not told. Controllers of before tell none of them. */
+/** Empty lists mean all; those of another account's side are not disclosed. Earlier controllers do not send any. */
 export interface Side {
   vpcId: string; vpcName: string; addressPrefix: string[]; regionId: string; accountId: string;
   exportPrefixes?: string[]; importPrefixes?: string[]; effectivePrefixes?: string[]; vni?: number;
 }
-/** What would be reachable: of the own VPC, and of the other where that is told already. */
+/** What would be reachable: of the own VPC, and of the other one if that is disclosed already. */
 export interface Reachable { ownPrefixes: string[]; remotePrefixes: string[] | null }
 export interface Charge {
   chargeMode: string; chargeStatus: string; chargeStartTime: string | null; chargeRetireTime: string | null;
 }
-/** How the paths between hosts are, by probes: the worst of them. */
+/** The health of the paths between hosts, by probes: the worst values. */
 export interface PathHealth { lossPercent: number; roundTripMs: number | null; mtuBlackHole: boolean | null; sampledAt: string }
 export interface PeeringHost {
   host: string; confirmed: boolean; desired: Revision | null; applied: Revision | null; lastReport: string | null; lastError: string | null;
@@ -24,7 +24,7 @@ export interface Peering {
   createdTime: string; state: State; stateReason: string | null; role: "initiator" | "receiver";
   expiredTime: string | null; activatedTime: string | null; bandwidth: number | null; charge: Charge | null;
   deletionProtection: boolean; routesInSync: boolean; lastReport: string | null; lastConfirmed: string | null;
-  /** Absent where the controller is of a version before it. */
+  /** Absent if the controller is of an earlier version. */
   pathHealth?: PathHealth | null; hosts?: PeeringHost[];
 }
 export interface Vpc {
@@ -67,44 +67,44 @@ export interface Prices {
   currency: string; timeZone: string;
   prices: { regions: string[] | null; tiers: { upToMbit: number | null; perMbitHour: string }[] }[];
 }
-/** One step of a path: what was looked at, how it is, and who can fix it, which controllers of before call `mend`. */
+/** One step of a path: what was examined, the verdict, and who can fix it, which earlier controllers call `mend`. */
 export interface Step {
   step: string; title: string; direction?: string; side?: string; host?: string; verdict: "ok" | "differs" | "unknown" | "stops";
   object?: string; observed?: string; expected?: string; reason?: string; fixableBy?: string; mend?: string;
 }
-/** `reaches` is null where that is not known; `firstWrong` is the place of a step. */
+/** `reaches` is null if unknown; `firstWrong` is the index of a step. */
 export interface Path {
   source: string; destination: string; vpcId: string | null; vpcPeeringId: string | null; reaches: boolean | null; firstWrong: number | null; steps: Step[];
 }
 export interface Quota { maxLimit: number; count: number }
 
-/** One thing that is wrong: where, which rule, and a word for programs. */
+/** One violation: the field, the rule, and a reason for programs. */
 export interface Detail { entry: string; rule: string; reason: string | null }
 
-/** What the controller refused, in its words. */
+/** A refusal of the controller. */
 export class Refused extends Error {
   constructor(readonly code: number, message: string, readonly details: Detail[], readonly requestId?: string) {
     super(message);
   }
 }
 
-/** The controller could not be reached, or said nothing that can be read. */
+/** The controller could not be reached, or its response is unreadable. */
 export class Unreachable extends Error {}
 
-/** Whether an error is that nobody is signed in any more, which the console says in a place of its own. */
+/** Whether an error means that the session has ended, which the console shows in a place of its own. */
 export const isSessionEnd = (error: unknown) => error instanceof Refused && error.code === 401;
 
 let ended: () => void = () => {};
 
-/** What is to happen when the session has ended. */
+/** Called when the session has ended. */
 export function onSessionEnd(then: () => void): void {
   ended = then;
 }
 
-/** How long a request that a page makes by itself may take, also on a slow line, in milliseconds; the page asks again. */
+/** How long a request that a page makes by itself may take, also on a slow line, in milliseconds; the page then retries. */
 const BACKGROUND = 120_000;
 
-/** Asks the controller. Requests that a page makes by itself (`background`) keep no session alive. `timeout` is in milliseconds. */
+/** Calls the controller. Requests that a page makes by itself (`background`) keep no session alive. `timeout` is in milliseconds. */
 export async function ask<T>(method: string, path: string, body?: unknown, background = false, timeout = background ? BACKGROUND : undefined): Promise<T> {
   let answer: { requestId?: string; result?: T; error?: { code: number; message: string; details?: Detail[] } };
   try {
@@ -152,7 +152,7 @@ async function pages<T>(path: string, of: (page: Record<string, unknown>) => T[]
   return all;
 }
 
-/** All peerings of the account as its side in a region sees them. */
+/** All peerings of the account with a side in a region. */
 export const peeringsOf = (region: string, background = false) =>
   pages(peeringsPath(region), (page) => page.vpcPeerings as Peering[], background);
 

@@ -1,11 +1,11 @@
-// What is shown where a page cannot be: it must not leave everything blank.
+// Shown in place of a page that cannot be rendered, so that not everything is blank.
 
 import { Component, type ComponentChildren } from "preact";
 import { t } from "./i18n.ts";
 import { Heading } from "./ui.tsx";
 
 interface Props {
-  /** Where the page is: another place is another chance. */
+  /** The page's address: another page may be rendered again. */
   at: string;
   children: ComponentChildren;
 }

@@ -6,15 +6,15 @@ import { t } from "./i18n.ts";
 
 export interface Call { method: string; path: string; body?: unknown; cli?: string }
 
-/** A word as a shell reads it back. A `=` at the beginning has a meaning in zsh. */
+/** A word quoted for a shell. A `=` at the beginning has a meaning in zsh. */
 const word = (text: string) => (/^[\w./:@%+,-][\w./:@%+,=-]*$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
 const startsLikeAnOption = (text: string) => text.startsWith("-");
 
-/** An option's name and its value; without one where it takes none. */
+/** An option's name and its value, if it has one. */
 export type Option = [name: string, value?: string];
 
-/** A command line: a command, what it is given, and its options. What begins like an option stands where it is taken for none. */
+/** A command line: a command, its arguments, and its options. Arguments that look like options follow `--`. */
 export function commandLine(command: string, given: string[] = [], options: Option[] = []): string {
   const told = options.map(([name, value]) =>
     value === undefined ? name : startsLikeAnOption(value) ? `${name}=${word(value)}` : `${name} ${word(value)}`);
@@ -26,7 +26,7 @@ export function commandLine(command: string, given: string[] = [], options: Opti
 export const regionalCommandLine = (region: string, command: string, given: string[] = [], options: Option[] = []) =>
   commandLine(`--region ${word(region)} ${command}`, given, options);
 
-/** As a request of `curl`, whose token is in the environment. */
+/** As a request with `curl`, whose token is in the environment. */
 function curl({ method, path, body }: Call): string {
   const data = body === undefined ? "" : ` \\\n  --json ${word(JSON.stringify(body))}`;
   return `curl -X ${method} ${word(location.origin + path)} \\\n  -H "Authorization: Bearer $CPS_PEERING_TOKEN"${data}`;

@@ -4,7 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 import type { Traffic } from "./api.ts";
 import { bytes, clock, mbit, number, t, unit } from "./i18n.ts";
 
-/** How wide a chart is drawn: on a large screen it fills its card without becoming higher. */
+/** The width of a chart: on a large screen it fills its card without becoming higher. */
 const WIDTH = { normal: 720, large: 1440 };
 const LARGE = "(min-width: 1500px)";
 const HEIGHT = 200;
@@ -17,7 +17,7 @@ export type Range = keyof typeof RANGES;
 
 const percent = (part: number) => `${number(part * 100, part < 0.1 ? 1 : 0)} %`;
 
-/** A moment on the axis: the time of a day, or the day where it is about several. */
+/** A label of the time axis: the time of day, or the day if the axis has several. */
 const moment = (at: number, range: Range) =>
   new Intl.DateTimeFormat(undefined, range === "1h" || range === "24h" ? { hour: "2-digit", minute: "2-digit", hour12: false } : { month: "numeric", day: "numeric" }).format(at);
 

@@ -1,4 +1,4 @@
-// Which prefixes of a VPC a peering is limited to, as somebody chooses them (rule L13).
+// The user's choice of prefixes that limit a peering (rule L13).
 
 import type { Peering, Side } from "./api.ts";
 import { canonical, hasHostBits, within } from "./cidr.ts";
@@ -7,7 +7,7 @@ import { t } from "./i18n.ts";
 /** The most prefixes of one list. */
 const MOST = 64;
 
-/** All, or only some: of the CIDRs that are known those that are picked, and what is typed besides. */
+/** All, or only some: those selected of the known CIDRs, and those typed. */
 export interface Choice { limited: boolean; picked: string[]; typed: string }
 /** What a side exports of its own VPC, and what it imports of the other. */
 export interface Choices { export: Choice; import: Choice }
@@ -15,7 +15,7 @@ export interface Choices { export: Choice; import: Choice }
 const ALL: Choice = { limited: false, picked: [], typed: "" };
 export const EVERYTHING: Choices = { export: ALL, import: ALL };
 
-/** A list as it stands; one that is empty stands for all. */
+/** The fields for an existing list; an empty one means all. */
 function choiceOf(list: string[], known: string[]): Choice {
   const [picked, rest] = [list.filter((it) => known.includes(it)), list.filter((it) => !known.includes(it))];
   return { limited: list.length > 0, picked, typed: rest.join("\n") };
@@ -28,14 +28,14 @@ export const choicesOf = (side: Side, other: Side): Choices => ({
 
 const typedIn = ({ typed }: Choice) => typed.split(/[\s,，、;；]+/).filter(Boolean);
 
-/** What was chosen, as the controller is told it; empty for all. */
+/** The chosen list for the controller; empty for all. */
 export const listOf = (choice: Choice): string[] =>
   choice.limited ? [...choice.picked, ...typedIn(choice).map((text) => canonical(text) ?? text)] : [];
 
-/** Whether only some prefixes are to be let through, and none is named yet. */
+/** Whether only some prefixes are to be allowed, and none is named yet. */
 export const isUnfinished = (choice: Choice) => choice.limited && listOf(choice).length === 0;
 
-/** What is wrong with a choice, in words. What is exported must be within the VPC's own CIDRs, where these are said. */
+/** The errors of a choice, in words. Exported prefixes must be within the VPC's own CIDRs, if these are given. */
 export function faultOf(choice: Choice, cidrs?: string[]): string | undefined {
   if (!choice.limited) return undefined;
   for (const text of typedIn(choice)) {
@@ -53,12 +53,12 @@ export function faultOf(choice: Choice, cidrs?: string[]): string | undefined {
   return undefined;
 }
 
-/** Whether two lists name the same. */
+/** Whether two lists contain the same. */
 export const isSame = (one: string[], other: string[]) => [...one].sort().join() === [...other].sort().join();
 
-/** What of a side's VPC the other side reaches. */
+/** The prefixes of a side's VPC that the other side reaches. */
 export const reached = (side: Side): string[] => side.effectivePrefixes ?? side.addressPrefix;
 
-/** Whether a peering joins less than all of two VPCs, as far as its viewer is told. */
+/** Whether a peering connects less than all of two VPCs, as far as its viewer knows. */
 export const isScoped = (peering: Peering) => [peering.vpcInfo, peering.remoteVpcInfo].some((side) =>
   (side.exportPrefixes?.length ?? 0) > 0 || (side.importPrefixes?.length ?? 0) > 0 || !isSame(reached(side), side.addressPrefix));

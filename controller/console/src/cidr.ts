@@ -1,8 +1,8 @@
-// Whether networks overlap, and what of them is in others.
+// Arithmetic of networks: overlap, containment, difference.
 
 interface Net { bits: number; first: bigint; last: bigint }
 
-/** An address; nothing for what is none, as what is still typed is. */
+/** A parsed address; undefined for an invalid one, such as one that is still being typed. */
 function address(text: string): { bits: number; value: bigint } | undefined {
   if (!text.includes(":")) {
     const parts = text.split(".");
@@ -28,19 +28,19 @@ function net(cidr: string): Net | undefined {
   return { bits: found.bits, first, last: first + (1n << host) - 1n };
 }
 
-/** Whether two CIDRs, or addresses, share an address; what is neither shares none. */
+/** Whether two CIDRs, or addresses, share an address; invalid ones do not. */
 export function overlap(one: string, other: string): boolean {
   const [a, b] = [net(one), net(other)];
   return a !== undefined && b !== undefined && a.bits === b.bits && a.first <= b.last && b.first <= a.last;
 }
 
-/** Whether all addresses of a CIDR are in another, too. */
+/** Whether all addresses of a CIDR are in another one, too. */
 export function within(inner: string, outer: string): boolean {
   const [a, b] = [net(inner), net(outer)];
   return a !== undefined && b !== undefined && a.bits === b.bits && b.first <= a.first && a.last <= b.last;
 }
 
-/** An address as the controller writes it (RFC 5952): of groups that are 0, the first longest run of several is left out. */
+/** An address as the controller writes it (RFC 5952): the first longest run of several zero groups is left out. */
 function written(bits: number, value: bigint): string {
   const parts = (count: number, width: bigint, base: number) =>
     Array.from({ length: count }, (_, index) => ((value >> (width * BigInt(count - 1 - index))) & ((1n << width) - 1n)).toString(base));
@@ -54,19 +54,19 @@ function written(bits: number, value: bigint): string {
   return `${groups.slice(0, from).join(":")}::${groups.slice(from + longest).join(":")}`;
 }
 
-/** A prefix in the form that the controller gives it; nothing for what is no prefix with a length. Bits behind the length are cut off. */
+/** A prefix in canonical form, with host bits cleared; undefined for anything but a prefix with a length. */
 export function canonical(text: string): string | undefined {
   const found = text.includes("/") ? net(text) : undefined;
   return found && `${written(found.bits, found.first)}/${Number(text.split("/")[1])}`;
 }
 
-/** Whether bits are set behind a prefix's length. */
+/** Whether host bits are set. */
 export function hasHostBits(text: string): boolean {
   const [head = ""] = text.split("/");
   return net(text)?.first !== address(head)?.value;
 }
 
-/** What is in some networks and in none of others, as few prefixes as that takes, sorted. */
+/** The difference of two sets of networks, as the fewest prefixes, sorted. */
 export function difference(some: string[], others: string[]): string[] {
   const known = (list: string[]) => list.flatMap((text) => net(text) ?? []);
   let left = known(some);

@@ -1,4 +1,4 @@
-// The networks of a request beside one's own, and where they overlap.
+// The networks of a request beside the account's own, and where they overlap.
 
 import type { Peering } from "./api.ts";
 import { isSame, reached } from "./choice.ts";
@@ -8,7 +8,7 @@ import { t } from "./i18n.ts";
 import { isAgreed, otherEnd } from "./rules.ts";
 import { isCurrent, peeringsNow } from "./store.ts";
 
-/** What the peer's networks may not overlap: those of the own VPC, and what it reaches of the VPCs that it is peered with already. */
+/** What the peer's networks must not overlap: the own VPC's, and those that it reaches in VPCs that it is peered with already. */
 function inTheWay({ vpcInfo: own, vpcPeeringId }: Peering): { name: string; cidrs: string[] }[] {
   const others = peeringsNow().filter((it) => it.vpcPeeringId !== vpcPeeringId && isAgreed(it));
   const peers = others.flatMap((it) => otherEnd(it, own.vpcId) ?? []);

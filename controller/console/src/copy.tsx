@@ -3,7 +3,7 @@
 import { useState } from "preact/hooks";
 import { t } from "./i18n.ts";
 
-/** Copies a text, and says whether it could. Where a page has no access to the clipboard, which is so without TLS, what is selected can be copied. */
+/** Copies a text, and says whether it succeeded. If a page has no access to the clipboard, as without TLS, the selected text can be copied. */
 async function copy(text: string): Promise<boolean> {
   try {
     await navigator.clipboard.writeText(text);

@@ -1,19 +1,19 @@
 // Tables as files that spreadsheets read.
 
-/** What spreadsheets take for the beginning of a formula, also in full width. */
+/** The characters that begin a formula in spreadsheets, also in full width. */
 const FORMULA = /^[=+\-@＝＋－＠\t\r\n]/;
 
-/** A cell. Texts are quoted, whatever they hold; what would be a formula is made text. */
+/** A cell. Texts are always quoted; what would be a formula is made text. */
 function cell(value: string | number | null): string {
   if (typeof value === "number") return String(value);
   const text = value ?? "";
   return `"${(FORMULA.test(text) ? `'${text}` : text).replaceAll('"', '""')}"`;
 }
 
-/** RFC 4180, with the mark by which spreadsheets know that it is UTF-8. */
+/** RFC 4180, with a byte order mark, by which spreadsheets recognise UTF-8. */
 export const csv = (rows: (string | number | null)[][]) => `\ufeff${rows.map((row) => row.map(cell).join(",")).join("\r\n")}\r\n`;
 
-/** Hands a file to the browser. */
+/** Offers a file for download. */
 export function save(name: string, text: string): void {
   const url = URL.createObjectURL(new Blob([text], { type: "text/csv;charset=utf-8" }));
   const link = document.createElement("a");

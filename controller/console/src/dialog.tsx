@@ -1,4 +1,4 @@
-// Dialogs: something to decide before anything else.
+// Modal dialogs.
 
 import type { ComponentChildren } from "preact";
 import { useEffect, useId, useRef, useState } from "preact/hooks";
@@ -17,7 +17,7 @@ interface DialogProps {
   calls?: Call[];
 }
 
-/** The browser keeps the focus within, and Escape closes it, but not while something runs that closing would not stop. */
+/** The browser keeps the focus within, and Escape closes it, but not while an action runs that closing would not stop. */
 export function Dialog({ title, onClose, children, confirm, danger, disabled, wide, dismiss, onConfirm, calls }: DialogProps) {
   const dialog = useRef<HTMLDialogElement>(null);
   const open = useRef(true);
@@ -47,13 +47,13 @@ export function Dialog({ title, onClose, children, confirm, danger, disabled, wi
       if ((await onConfirm()) === "stay") run(false);
       else onClose();
     } catch (error) {
-      // Whoever has gone elsewhere meanwhile is told there.
+      // A user who has gone to another page meanwhile is told there.
       if (!open.current) tell(t("error.failed", { what: title, why: sentenceOf(error as Error) }));
       setError(error as Error);
       run(false);
     }
   };
-  // Browsers close a dialog at the second Escape whatever the page says to the first.
+  // Browsers close a dialog at the second Escape whatever the page does with the first.
   const closed = () => (running.current ? dialog.current?.showModal() : onClose());
   return (
     <dialog ref={dialog} class={wide ? "wide" : ""} aria-labelledby={id} onClose={closed}

@@ -1,4 +1,4 @@
-// What the controller refuses, in the reader's words: by the reason that it gives for programs, and the values that it names.
+// The controller's refusals in the reader's language: by their reason codes, and the values in their messages.
 
 import { createContext, type ComponentChildren } from "preact";
 import { useContext, useLayoutEffect, useReducer, useRef } from "preact/hooks";
@@ -7,13 +7,13 @@ import { chosen, t, tOr } from "./i18n.ts";
 
 /** CIDRs and addresses, and ids of the product's own resources. */
 const VALUES = /[0-9a-f:.]*[:.][0-9a-f:.]*\/\d{1,3}|\b(?:vpcpr|vpc|subnet|scidr|wh)-[0-9a-z]+|"[^"]{1,64}"/gi;
-/** What a number or a length must be within. */
+/** The range of a number or a length. */
 const RANGE = /expected (?:\D* )?(\d+) to (\d+)/;
 
-/** The values that a sentence of the controller's names. */
+/** The values in a message of the controller. */
 export const valuesIn = (sentence: string) => [...new Set(sentence.match(VALUES) ?? [])].join("、");
 
-/** What is wrong, and the particulars: in Chinese the values that the controller names, in English its own sentence. */
+/** The explanation of a violation, and details: in Chinese the values in the message, in English the message itself. */
 export function explain({ reason, rule }: Pick<Detail, "reason" | "rule">): { words: string; said: string } {
   const words = tOr(`reason.${reason ?? ""}`, "");
   if (chosen() === "en") return words ? { words, said: rule } : { words: rule, said: "" };
@@ -23,26 +23,26 @@ export function explain({ reason, rule }: Pick<Detail, "reason" | "rule">): { wo
   return { words: words || t("reason.other"), said: (values && t("error.concerns", { values })) + range };
 }
 
-/** What to say of an answer without particulars, by its HTTP status. */
+/** The words for an error without details, by its HTTP status. */
 function byStatus({ code, message }: Refused): string {
   const key = `status.${code}`;
   return chosen() === "en" && code < 500 ? message : tOr(key, t(code < 500 ? "reason.other" : "status.500"));
 }
 
-/** What went wrong, in a sentence. */
+/** An error in a sentence. */
 export function sentenceOf(error: Error): string {
   if (!(error instanceof Refused)) return t("error.unreachable");
   return error.details.length > 0 ? [...new Set(error.details.map((detail) => explain(detail).words))].join(" ") : byStatus(error);
 }
 
-/** What a form knows of the last refusal: each field shows what concerns it, and [`Wrong`] the rest. */
+/** A form's last refusal: each field shows its own violations, and [`Wrong`] the others. */
 interface Known { details: Detail[]; fields: Map<string, number>; onFields: () => void }
 const Faults = createContext<Known | undefined>(undefined);
 
-/** The field that a fault is about: the last part of the path to it, whichever place of a list it is. */
+/** The field of a violation: the last part of its path, without a list index. */
 const fieldOf = (detail: Detail) => detail.entry.split(".").at(-1)?.replace(/\[\d+\]$/, "") ?? "";
 
-/** A form whose fields show what was refused. */
+/** A form whose fields show violations. */
 export function Faulty({ error, children }: { error: Error | undefined; children: ComponentChildren }) {
   const fields = useRef(new Map<string, number>());
   const [, again] = useReducer((count: number) => count + 1, 0);
@@ -53,7 +53,7 @@ export function Faulty({ error, children }: { error: Error | undefined; children
   return <Faults.Provider value={value}>{children}</Faults.Provider>;
 }
 
-/** What is wrong with a field of one of these names. */
+/** The violations of the fields with these names. */
 export function useFault(entries: string[]): string | undefined {
   const known = useContext(Faults);
   useLayoutEffect(() => {
@@ -64,7 +64,7 @@ export function useFault(entries: string[]): string | undefined {
       onFields();
     };
     count(1);
-    // What concerns a field that is there no more is told with the rest.
+    // Violations of a field that is no longer shown are shown with the others.
     return () => count(-1);
   }, [known?.fields, entries.join()]);
   const found = known?.details.filter((detail) => entries.includes(fieldOf(detail))) ?? [];
@@ -72,10 +72,10 @@ export function useFault(entries: string[]): string | undefined {
   return found.map(explain).map(({ words, said }) => (said ? `${words} ${said}` : words)).join(" ");
 }
 
-/** What went wrong, but for what stands beside a field already. */
+/** An error, except what is shown beside a field already. */
 export function Wrong({ error }: { error: Error }) {
   const fields = useContext(Faults)?.fields;
-  // Where the session has ended, that is said above everything.
+  // The end of the session is shown above everything.
   if (isSessionEnd(error)) return null;
   if (!(error instanceof Refused)) return <div class="note bad" role="alert"><p>{t("error.unreachable")}</p></div>;
   const details = error.details.filter((detail) => !fields?.get(fieldOf(detail)));
@@ -90,7 +90,7 @@ export function Wrong({ error }: { error: Error }) {
   );
 }
 
-/** What to show of a sentence of the controller's that comes without a word for its reason: in Chinese the values in it. */
+/** The details of a message of the controller without a reason code: in Chinese the values in it. */
 export function particulars(sentence: string): string {
   if (chosen() === "en") return sentence;
   return explain({ reason: null, rule: sentence }).said;

@@ -1,4 +1,4 @@
-// Words in the language that was chosen; of what the browser prefers, where none was.
+// Translations: in the chosen language, or else the browser's preferred one.
 
 import { en } from "./words/en.ts";
 import { zh } from "./words/zh.ts";
@@ -19,28 +19,28 @@ export function choose(wanted: Language): void {
   tell();
 }
 
-/** Says the language to the browser, which screen readers ask. */
+/** Sets the document's language, which screen readers use. */
 export function tell(): void {
   document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
 }
 
-/** What is written from right to left, and what says so of other text (Unicode Standard Annex #9). */
+/** Right-to-left text, and the characters that mark the direction of other text (Unicode Standard Annex #9). */
 const RIGHT_TO_LEFT = /[\u0590-\u08ff\u200f\u202a-\u202e\u2066-\u2069\ufb1d-\ufdff\ufe70-\ufefc\u{10800}-\u{10fff}\u{1e800}-\u{1efff}]/u;
 const ISOLATE = /[\u2066-\u2069]/g;
 
-/** A text that somebody chose, so that it does not change the order of the words around it. */
+/** A user's text, isolated so that it does not change the order of the words around it. */
 export const isolated = (text: string) => (RIGHT_TO_LEFT.test(text) ? `\u2068${text}\u2069` : text);
 
-/** A text without what isolates it, as it is when it is copied out of a sentence. */
+/** A text without isolation characters, as when it is copied out of a sentence. */
 export const bare = (text: string) => text.replace(ISOLATE, "");
 
-/** The words of a key, with values in their places. A key without words, which what the controller says may lead to, is shown as it is. */
+/** The translation of a key, with values filled in. A key without translation, which the controller may cause, is shown as it is. */
 export function t(key: Key, values: Record<string, string | number> = {}): string {
   const found: string | undefined = words[language][key];
   return (found ?? key).replace(/\{(\w+)\}/g, (_, name: string) => isolated(String(values[name] ?? "")));
 }
 
-/** A word that may be missing: what the controller says is shown as it is then. */
+/** A translation that may be missing: then the controller's own word is shown. */
 export function tOr(key: string, otherwise: string): string {
   return key in words[language] ? words[language][key as Key] : otherwise;
 }
@@ -53,7 +53,7 @@ export function time(text: string | null | undefined): string {
   return new Intl.DateTimeFormat(locale(), format).format(new Date(text));
 }
 
-/** The time of a day, with the day where it is another than today. */
+/** The time of day, with the date unless it is today. */
 export function clock(text: string): string {
   const date = new Date(text);
   const today = date.toDateString() === new Date().toDateString();
@@ -65,7 +65,7 @@ export const number = (value: number, digits = 0) =>
 
 export const unit = () => (language === "zh" ? "Mbps" : "Mbit/s");
 
-/** An amount of money; to the cent where that is all there is. */
+/** An amount of money; to the cent if it has no smaller part. */
 export function money(amount: number, currency: string): string {
   const small = Math.abs(amount) > 0 && Math.abs(amount) < 0.01;
   const digits = small ? { maximumFractionDigits: 6 } : {};

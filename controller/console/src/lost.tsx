@@ -1,4 +1,4 @@
-// The banner while the controller cannot be heard.
+// The banner while the controller cannot be reached.
 
 import { useEffect, useReducer } from "preact/hooks";
 import { clock, t } from "./i18n.ts";

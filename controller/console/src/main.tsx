@@ -1,4 +1,4 @@
-// The console: who has signed in, the frame around the pages, and the way to them.
+// The console: sign-in, the frame around the pages, and routing.
 
 import { render } from "preact";
 import { useEffect, useReducer, useRef, useState } from "preact/hooks";
@@ -27,7 +27,7 @@ import { tell, Told } from "./told.tsx";
 import { Empty, Heading, Select, Skeleton } from "./ui.tsx";
 import "./style.css";
 
-/** How long the page waits before it asks again who has signed in, in milliseconds. */
+/** How long the page waits before it checks the session again, in milliseconds. */
 const AGAIN = 3000;
 
 const THEMES = ["auto", "light", "dark"] as const;
@@ -73,16 +73,16 @@ function Page({ who, route }: { who: Who; route: string[] }) {
 }
 
 function App() {
-  // Nobody yet; the controller could not say.
+  // Not known yet; the controller did not answer.
   const [who, setWho] = useState<Who | null | undefined>();
   const [ended, setEnded] = useState(false);
   const [theme, setTheme] = useState(storedTheme);
   const [, again] = useReducer((count: number) => count + 1, 0);
   const route = useRoute();
   const version = useChanges();
-  // Of several attempts the last counts: none brings somebody back who has left since.
+  // Of several attempts the last counts: an earlier one must not undo a sign-out.
   const attempt = useRef(0);
-  /** Shows who has signed in. What keeps the page from it is said to whoever asked, and it is tried again. */
+  /** Shows who is signed in. If that fails, the user is told, and it is retried. */
   const enter = async (): Promise<void> => {
     const mine = ++attempt.current;
     try {
@@ -93,7 +93,7 @@ function App() {
       setEnded(false);
       changed();
     } catch (error) {
-      // Who is refused for being nobody is told by onSessionEnd.
+      // The end of the session is handled by onSessionEnd.
       if (mine === attempt.current && !isSessionEnd(error)) setTimeout(() => { if (mine === attempt.current) enterUnasked(); }, AGAIN);
       throw error;
     }
@@ -110,19 +110,19 @@ function App() {
     tellLanguage();
   }, []);
   useEffect(() => {
-    // What somebody was at stays, out of sight, until they have signed in again.
+    // The page stays, hidden, until the user has signed in again.
     onSessionEnd(() => setWho((old) => { if (old) setEnded(true); return old ?? null; }));
     enterUnasked();
     return onOtherTab((what) => { if (what === "in") enterUnasked(); else forgetAll(); });
   }, []);
-  // How the account stands, and which regions there are, may change, too. Of operators nothing of that does.
+  // The account's charge status and the regions can change, too. For operators nothing of that does.
   useEffect(() => {
     onAccount((account) => setWho((old) => {
       const same = !old || (old.chargeStatus === account.chargeStatus && old.regions.join() === account.regions.join());
       return same ? old : { ...old, ...account };
     }));
   }, []);
-  // A session that has ended says so when it is asked for something.
+  // A session that has ended shows at the next request.
   useEffect(() => {
     if (connectionLost() && !ended) void whoami().catch(() => {});
   }, [version, ended]);
@@ -133,7 +133,7 @@ function App() {
     try {
       await ask("DELETE", "/console/session");
     } catch (error) {
-      // What has ended need not be ended.
+      // A session that has ended need not be closed.
       if (!ended && !isSessionEnd(error)) {
         tell(t("session.notLeft"));
         return;

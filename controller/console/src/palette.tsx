@@ -1,4 +1,4 @@
-// Everything by its name: pages, peerings and VPCs, with the keyboard.
+// The command palette: pages, peerings and VPCs by name, with the keyboard.
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { t } from "./i18n.ts";
@@ -8,7 +8,7 @@ import { stateWord } from "./ui.tsx";
 
 interface Entry { words: string; about: string; href: string; text: string }
 
-/** So many are shown; more are found by typing more. */
+/** How many results are shown; typing more finds others. */
 const MOST = 12;
 
 function entries(pages: [string, string][], tenant: boolean): Entry[] {
@@ -73,7 +73,7 @@ export function Palette({ pages, tenant }: { pages: [string, string][]; tenant: 
   const [open, setOpen] = useState(false);
   useEffect(() => {
     const press = (event: KeyboardEvent) => {
-      // Not above a dialog in which something is to be decided.
+      // Not above a dialog that waits for a decision.
       if (!(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "k" || document.querySelector("dialog[open]")) return;
       event.preventDefault();
       setOpen(true);

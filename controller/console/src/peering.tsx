@@ -1,4 +1,4 @@
-// What the dialogs about a peering share.
+// Shared parts of the dialogs about a peering.
 
 import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
@@ -15,20 +15,20 @@ export const summary = (peering: Peering) => (
   <p class="about"><strong><bdi>{peering.vpcPeeringName}</bdi></strong> <span class="id">{peering.vpcPeeringId}</span></p>
 );
 
-/** Who looks at a peering: an account that has a side of it, or an operator. */
+/** The viewer of a peering: an account that has a side of it, or an operator. */
 export type Viewer = "account" | "operator";
 
 /** The path of a peering for operators. */
 export const operatorPath = (id: string) => `/admin/v1/peerings/${encodeURIComponent(id)}`;
 
-/** Whether something passed within the last hour. */
+/** Whether there was traffic within the last hour. */
 export type Passed = "nothing" | "something" | "unknown";
 
-/** How long it is waited for whether something passed, in milliseconds; then it cannot be told. */
+/** How long the check for traffic may take, in milliseconds; after that it is unknown. */
 const LOOKING = 10_000;
 
 export function passedOf(peering: Peering, viewer: Viewer = "account"): Promise<Passed> {
-  // What operators see is from both sides; what one sends the other receives.
+  // Operators see both sides; what one sends the other receives.
   const sampled = viewer === "operator"
     ? get<{ initiator: Traffic }>(`${operatorPath(peering.vpcPeeringId)}/traffic?range=1h`, true).then(({ initiator }) => initiator)
     : get<{ traffic: Traffic }>(`${pathOf(peering)}/traffic?range=1h`, true).then(({ traffic }) => traffic);
@@ -39,8 +39,8 @@ export function passedOf(peering: Peering, viewer: Viewer = "account"): Promise<
 }
 
 /**
- * What carries traffic, as far as anybody knows, is not cut off by a slip: its name is to be typed, in the words of `ask`. Whether that
- * is done, and what there is to show for it.
+ * A peering that carries traffic, as far as known, is not deleted by accident: its name must be typed, in the words of `ask`. Returns whether that
+ * is done, and what to show for it.
  */
 export function useCare(peering: Peering, ask: Key, needed = true, viewer: Viewer = "account"): { ready: boolean; field: ComponentChildren } {
   const [passed, setPassed] = useState<Passed>();

@@ -1,4 +1,4 @@
-// VPCs and peerings as a picture: all of them by region, or one VPC between its neighbours.
+// The drawing of VPCs and peerings: all of them by region, or one VPC between its neighbours.
 
 import { useState } from "preact/hooks";
 import type { Peering, Vpc } from "./api.ts";
@@ -20,7 +20,7 @@ const HEAD = 34;
 const CURVE = 110;
 const COLUMN = NODE_W + 2 * PAD + GAP_X;
 
-/** Everything that is to be seen, without a place yet. */
+/** Everything to draw, without positions yet. */
 function known(vpcs: Vpc[], peerings: Peering[]): Map<string, Omit<Node, "x" | "y">> {
   const found = new Map<string, Omit<Node, "x" | "y">>();
   for (const vpc of vpcs) found.set(vpc.vpcId, { id: vpc.vpcId, name: vpc.name, account: null, region: vpc.region, cidr: vpc.cidrs[0] ?? "" });
@@ -37,7 +37,7 @@ function inColumns(columns: [string, Omit<Node, "x" | "y">[]][]): Plan {
   const height = HEAD + PAD + rows * (NODE_H + GAP_Y) + PAD;
   const boxes = columns.map(([title, those], column) => {
     const x = PAD + column * COLUMN;
-    // Few stand in the middle beside many.
+    // A short column is centred beside a long one.
     const first = HEAD + PAD + ((rows - those.length) * (NODE_H + GAP_Y)) / 2;
     those.forEach((node, row) => nodes.set(node.id, { ...node, x: x + PAD, y: first + row * (NODE_H + GAP_Y) }));
     return { title, x, width: NODE_W + 2 * PAD };
@@ -53,7 +53,7 @@ function ofAll(vpcs: Vpc[], peerings: Peering[], regions: string[]): Plan {
   return inColumns(columns.filter(([, those]) => those.length > 0));
 }
 
-/** A VPC, what it is peered with in its region to the left, and what elsewhere to the right; of all peerings, those that are looked for. */
+/** A VPC, its peers in its region to the left, and those elsewhere to the right; of all peerings, those that match the search. */
 function around(focus: string, vpcs: Vpc[], peerings: Peering[], everything: Peering[]): Plan {
   const all = known(vpcs, everything);
   const centre = all.get(focus);
@@ -81,7 +81,7 @@ function curve(from: Node, to: Node): string {
 }
 
 export function Picture({ vpcs, peerings, all, regions, focus, zoom, onFocus }: {
-  /** Those peerings that are drawn, and all that there are. */
+  /** The peerings that are drawn, and the total. */
   vpcs: Vpc[]; peerings: Peering[]; all: Peering[]; regions: string[]; focus: string; zoom: number; onFocus: (id: string) => void;
 }) {
   const [over, setOver] = useState<string>();

@@ -1,4 +1,4 @@
-// Choosing the prefixes that a peering joins, and what becomes reachable by it.
+// Choosing the prefixes that a peering connects, with a preview of what becomes reachable.
 
 import type { ComponentChildren } from "preact";
 import { useEffect, useId, useState } from "preact/hooks";
@@ -11,22 +11,22 @@ import { t } from "./i18n.ts";
 import { timesSignedIn, useChanges } from "./store.ts";
 import { Field } from "./ui.tsx";
 
-/** How long nothing is typed before what was typed is checked, in milliseconds. */
+/** The pause in typing after which input is checked, in milliseconds. */
 const PAUSE = 350;
 /** How long a check may take, in milliseconds. */
 const PATIENCE = 15_000;
-/** How long after a check that failed the next one is made, in milliseconds; twice as long after each further one. */
+/** How long after a failed check the next one is made, in milliseconds; twice as long after each further one. */
 const AGAIN = 3000;
-/** How often the same is checked: towards another account the controller may have counted checks whose answers were lost. */
+/** How many times the same is checked: towards another account the controller may have counted checks whose responses were lost. */
 const TRIES = 4;
-/** How many prefixes of a kind are shown of what becomes reachable. */
+/** How many prefixes of a kind the preview shows. */
 const SHOWN = 12;
 
 interface OneProps { legend: string; known: string[]; choice: Choice; onChoose: (choice: Choice) => void; entry: string; wrong: string | undefined; onTyping: ((is: boolean) => void) | undefined }
 
 function One({ legend, known, choice, onChoose, entry, wrong, onTyping }: OneProps) {
   const name = useId();
-  // A CIDR that was picked and then removed from the VPC can be unpicked.
+  // A selected CIDR that was then removed from the VPC can be deselected.
   const shown = [...new Set([...known, ...choice.picked])];
   const change = (change: Partial<Choice>) => onChoose({ ...choice, ...change });
   const pick = (cidr: string, is: boolean) => change({ picked: is ? [...choice.picked, cidr] : choice.picked.filter((it) => it !== cidr) });
@@ -101,11 +101,11 @@ export function Picker(its: PickerProps) {
   );
 }
 
-/** The same where hardly anybody needs it: out of sight until it is asked for. */
+/** The same where it is rarely needed: hidden until the user opens it. */
 export function Limit(its: PickerProps) {
   const [open, setOpen] = useState(false);
   const limited = its.choices.export.limited || its.choices.import.limited;
-  // What keeps the form from being sent is in sight.
+  // Errors that keep the form from being sent are shown.
   const ready = areReady(its);
   return (
     <details class="limit" open={open || !ready} onToggle={(event) => {
@@ -118,7 +118,7 @@ export function Limit(its: PickerProps) {
   );
 }
 
-/** Lists as a body has them; those that stand for all are left out. */
+/** Lists in a request body; those that mean all are left out. */
 export function bodyOf({ export: exported, import: imported }: Choices): { exportPrefixes?: string[]; importPrefixes?: string[] } {
   return { ...(exported.limited ? { exportPrefixes: listOf(exported) } : {}), ...(imported.limited ? { importPrefixes: listOf(imported) } : {}) };
 }
@@ -130,7 +130,7 @@ export const optionsOf = ({ exportPrefixes, importPrefixes }: { exportPrefixes?:
 
 export interface Preview { reachable?: Reachable; error?: Error }
 
-/** The result of a dry run, once the call is ready and nothing is typed any more; again when `of` changes, or somebody has signed in. */
+/** The result of a dry run, once the call is ready and the user has stopped typing; again when `of` changes, or somebody has signed in. */
 export function usePreview({ method, path, body }: Call, ready: boolean, of = ""): Preview | undefined {
   useChanges();
   const key = JSON.stringify([path, body, of]);
@@ -144,11 +144,11 @@ export function usePreview({ method, path, body }: Call, ready: boolean, of = ""
     const timer = setTimeout(() => {
       perform<{ reachable?: Reachable }>({ method, path, body: { ...(body as object), dryRun: true } }, PATIENCE).then(
         ({ reachable }) => stale || setKnown({ key, ...(reachable ? { reachable } : {}) }),
-        // Whose session has ended is asked to sign in, and then it is checked again.
+        // After the end of a session the user signs in, and then it is checked again.
         (error: Error) => {
           if (stale || isSessionEnd(error)) return;
           setKnown({ key, error });
-          // A refusal stays one; a check without an answer is repeated, with back-off.
+          // A refusal is final; a check without a response is retried, with back-off.
           const failed = !(error instanceof Refused) || error.code >= 500;
           if (failed && count + 1 < TRIES) again = setTimeout(() => setTried({ key, count: count + 1 }), AGAIN * 2 ** count);
         });
@@ -195,7 +195,7 @@ function Prefixes({ title, before, after }: { title: string; before: string[] | 
   );
 }
 
-/** What each side reaches of the other; with what it reached before, what is added and removed. */
+/** What each side reaches of the other, with what is added and removed compared with before. */
 export function Reach({ own, peer, before, after }: { own: string; peer: string; before?: Reachable; after: Reachable }) {
   return (
     <div class="compared" role="group" aria-label={t("prefixes.reachable")}>
@@ -205,7 +205,7 @@ export function Reach({ own, peer, before, after }: { own: string; peer: string;
   );
 }
 
-/** A form's lists, with what is wrong with them: what the controller says of a dry run stands beside them, too. */
+/** A form's lists, with their errors, including those that the controller reports for a dry run. */
 export function Checked({ preview, busy, children }: { preview: Preview | undefined; busy: boolean; children: ComponentChildren }) {
   return (
     <Faulty error={preview?.error}>

@@ -1,15 +1,15 @@
-// What a bandwidth costs, beside where it is chosen.
+// The price of a bandwidth, beside its field.
 
 import { get, type Prices } from "./api.ts";
 import { money, t } from "./i18n.ts";
 import { useLoaded } from "./store.ts";
 
-/** Hours of a month, as prices by the month are told: 30 days. */
+/** Hours of a month in monthly prices: 30 days. */
 const MONTH_H = 720;
 
 export const usePrices = () => useLoaded("prices", (background) => get<Prices>("/v1/prices", background), undefined, 0);
 
-/** What an hour costs; nothing where there is no price. */
+/** The price of an hour; undefined if there is none. */
 export function perHour({ prices }: Prices, regions: [string, string], bandwidth: number): number | undefined {
   const pair = [...regions].sort().join();
   const own = prices.find((price) => price.regions !== null && [...price.regions].sort().join() === pair);

@@ -1,4 +1,4 @@
-// The description of the interfaces, for those who have signed in. Redoc is a file of its own: the console does without it.
+// The API reference, for users who have signed in. Redoc is a file of its own: the console does not need it.
 
 import script from "redoc/bundles/redoc.standalone.js?url";
 

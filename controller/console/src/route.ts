@@ -1,8 +1,8 @@
-// Which page is shown: what stands behind the # of the address, so that the controller need not know of pages.
+// Routing: pages are in the fragment of the address, so that the controller need not know them.
 
 import { useEffect, useState } from "preact/hooks";
 
-/** A part of an address in plain text; as it stands where it is none that an address could have. */
+/** A decoded part of an address; unchanged if it is not validly encoded. */
 function plain(part: string): string {
   try {
     return decodeURIComponent(part);
@@ -18,7 +18,7 @@ const listeners = new Set<() => void>();
 const moved = () => { for (const listener of [...listeners]) listener(); };
 addEventListener("hashchange", moved);
 
-/** What `read` makes of the address, again whenever that is another. */
+/** The result of `read` on the address, again whenever it changes. */
 function useAddress<T>(read: () => T): T {
   const [value, setValue] = useState(read);
   useEffect(() => {
@@ -39,14 +39,14 @@ export function go(...parts: string[]): void {
 
 let listLeft = "";
 
-/** Remembers how the list stood that is left, for the way back to it. */
+/** Remembers the state of the list that is left, for the way back to it. */
 export function rememberList(): void {
   listLeft = location.hash;
 }
 
 export const backToList = () => listLeft || to("peerings");
 
-/** Goes to the first page, and forgets where the one was who was there before. */
+/** Goes to the first page, and forgets where the previous user was. */
 export function forgetPlace(): void {
   listLeft = "";
   history.replaceState(null, "", location.pathname);
@@ -66,12 +66,12 @@ const setQuery: SetQuery = (values, as = "place") => {
   if (address === location.hash) return;
   if (as === "step") history.pushState(null, "", address);
   else history.replaceState(null, "", address);
-  // Changes of this kind make no event.
+  // Changes of this kind cause no event.
   moved();
 };
 
 /**
- * A part of the view's state that stands in the address, so that links and the way back lead to it. An empty one is left out. What is
- * typed takes the place of what was there; a step is one that the browser's way back undoes.
+ * A part of the view's state in the address, so that links and the browser's history contain it. An empty one is left out. Typed text
+ * replaces the current history entry; a step adds one.
  */
 export const useQuery = (): [URLSearchParams, SetQuery] => [useAddress(query), setQuery];

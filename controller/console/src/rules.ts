@@ -1,4 +1,4 @@
-// What a peering's state means, and what it allows (rules L1, L5, L13, B1, B2), so that nothing is offered that would be refused, and why not.
+// What a peering's state allows (rules L1, L5, L13, B1, B2), so that no refused action is offered, and the reason is shown.
 
 import type { Peering, State } from "./api.ts";
 import type { Key } from "./i18n.ts";
@@ -6,12 +6,12 @@ import type { Key } from "./i18n.ts";
 export type Action = "accept" | "reject" | "bandwidth" | "delete" | "rename" | "protect" | "prefixes";
 
 export const STATES: State[] = ["pending", "provisioning", "active", "suspended", "draining", "rejected", "expired", "peer_deleted"];
-/** Those of peerings that have not ended. */
+/** The states of peerings that have not ended. */
 export const LIVE: State[] = ["pending", "provisioning", "active", "suspended", "draining"];
 
 export const isLive = ({ state }: Pick<Peering, "state">) => LIVE.includes(state);
 
-/** Whether both sides have agreed to it, and it has not ended. */
+/** Whether both sides have accepted it, and it has not ended. */
 export const isAgreed = (peering: Pick<Peering, "state">) => isLive(peering) && peering.state !== "pending";
 
 /** Whether it is a request that waits for the account's own answer. */
@@ -20,13 +20,13 @@ export const isRequestToAnswer = ({ state, role }: Pick<Peering, "state" | "role
 export const isCrossRegion = (peering: Peering) => peering.vpcInfo.regionId !== peering.remoteVpcInfo.regionId;
 export const isCrossAccount = (peering: Peering) => peering.vpcInfo.accountId !== peering.remoteVpcInfo.accountId;
 
-/** The VPC at the other end of a peering, as seen from one; nothing where that is at neither end. */
+/** The VPC at the other end of a peering, as seen from one; undefined if that is at neither end. */
 export function otherEnd(peering: Peering, vpcId: string): Peering["vpcInfo"] | undefined {
   if (peering.vpcInfo.vpcId === vpcId) return peering.remoteVpcInfo;
   return peering.remoteVpcInfo.vpcId === vpcId ? peering.vpcInfo : undefined;
 }
 
-/** Why an action is not allowed; nothing where it is. */
+/** Why an action is not allowed; undefined if it is. */
 export function whyNot(action: Action, peering: Peering): Key | undefined {
   switch (action) {
     case "accept":

@@ -1,16 +1,16 @@
-// What kernels, agents and other servers say, which is in English whatever the page is in: its reason in the reader's words where it has one,
-// and then the original as such.
+// Messages of kernels, agents and other servers, which are in English whatever the page's language: the reason in the reader's language if it is known,
+// and then the original, marked as such.
 
 import { chosen, t, tOr, type Key } from "./i18n.ts";
 
-/** Sentences of the controller's own, and words for them that say all of it. */
+/** Messages of the controller itself, with complete translations. */
 const WHOLE: [RegExp, Key][] = [
   [/^its last report is older than (?<seconds>\d+) s$/, "said.reportOld"],
   [/^it answered (?<status>\d{3}[^,]*), and redirects are not followed$/, "said.redirects"],
   [/^it answered (?<status>\d{3}.*)$/, "said.answered"],
   [/^its name leads to no address that webhooks may reach$/, "said.address"],
 ];
-/** What others say, of which words tell the reason alone. */
+/** Messages of others, of which only the reason is translated. */
 const REASONS: [RegExp, Key][] = [
   [/timed out|deadline has elapsed/i, "said.timeout"],
   [/dns error|failed to lookup/i, "said.dns"],
@@ -18,7 +18,7 @@ const REASONS: [RegExp, Key][] = [
   [/connection refused/i, "said.refused"],
 ];
 
-/** The reason of what was said, and whether that is all of it. */
+/** The translated reason of a message, and whether it is complete. */
 function worded(text: string): { words: string; whole: boolean } {
   for (const [pattern, key] of WHOLE) {
     const found = pattern.exec(text);

@@ -1,4 +1,4 @@
-// The prefixes that a peering joins: what each side exports and imports, and the change of them.
+// The prefixes that a peering connects: the lists of each side, and changing them.
 
 import { useState } from "preact/hooks";
 import type { Peering, Reachable, Side } from "./api.ts";
@@ -14,7 +14,7 @@ import { isAgreed, isCrossAccount } from "./rules.ts";
 import { carryOut } from "./told.tsx";
 import { Field, Select } from "./ui.tsx";
 
-/** What is reachable now, as the viewer is told. */
+/** What is reachable now, as far as the viewer may know. */
 export const reachableOf = ({ vpcInfo: own, remoteVpcInfo: peer }: Peering): Reachable =>
   ({ ownPrefixes: reached(own), remotePrefixes: peer.addressPrefix.length > 0 ? reached(peer) : null });
 
@@ -27,10 +27,10 @@ export function ChangePrefixes({ peering, viewer = "account", onClose }: { peeri
   const [place, setPlace] = useState(0);
   const [side, other] = place === 0 ? [ends[0]!, ends[1]!] : [ends[1]!, ends[0]!];
   const [choices, setChoices] = useState(() => choicesOf(side, other));
-  // What somebody else changes meanwhile is not taken back: what is sent is what differs from what was there at first.
+  // Concurrent changes of others are not reverted: only lists that differ from their initial values are sent.
   const [first, setFirst] = useState({ side });
   const lists = { exportPrefixes: listOf(choices.export), importPrefixes: listOf(choices.import) };
-  // What is not named stays.
+  // A list that is not named stays.
   const changes = {
     ...(isSame(lists.exportPrefixes, first.side.exportPrefixes ?? []) ? {} : { exportPrefixes: lists.exportPrefixes }),
     ...(isSame(lists.importPrefixes, first.side.importPrefixes ?? []) ? {} : { importPrefixes: lists.importPrefixes }),
@@ -47,10 +47,10 @@ export function ChangePrefixes({ peering, viewer = "account", onClose }: { peeri
   };
   const picker = { choices, names: [side.vpcName, other.vpcName] as [string, string], own: side.addressPrefix, peer: other.addressPrefix, side: first.side };
   const others = !isSame(first.side.exportPrefixes ?? [], side.exportPrefixes ?? []) || !isSame(first.side.importPrefixes ?? [], side.importPrefixes ?? []);
-  // A list that both change is sent as it is here.
+  // A list that both have changed is sent as it is here.
   const replaced = (["exportPrefixes", "importPrefixes"] as const).filter((list) =>
     list in changes && !isSame(first.side[list] ?? [], side[list] ?? []) && !isSame(lists[list], side[list] ?? []));
-  // Checks that tell of another account's network are limited per day.
+  // Checks that disclose something about another account's network are limited per day.
   const [typing, setTyping] = useState(false);
   const ready = areReady(picker) && Object.keys(changes).length > 0 && (either || !typing);
   const before = reachableOf(peering);
@@ -88,7 +88,7 @@ const cidrs = (list: string[]) => list.map((cidr) => <Cidr key={cidr} cidr={cidr
 
 function Lists({ title, side }: { title: string; side: Side }) {
   const listed = (list: string[] | undefined) => (list === undefined ? t("prefixes.notTold") : list.length === 0 ? t("prefixes.all") : cidrs(list));
-  // Of what another account exports, what it comes to is told.
+  // Another account's exports are shown by their effect.
   const hidden = side.exportPrefixes === undefined && side.addressPrefix.length === 0;
   return (
     <div>
@@ -104,7 +104,7 @@ function Lists({ title, side }: { title: string; side: Side }) {
   );
 }
 
-/** How much of two VPCs a peering joins. */
+/** How much of two VPCs a peering connects. */
 export function PrefixCard({ peering, titles }: { peering: Peering; titles: [string, string] }) {
   return (
     <section class="card wide">

@@ -1,4 +1,4 @@
-// What the signed-in account has, kept up to date by the controller's word of changes.
+// The signed-in account's data, kept up to date by the controller's stream of changes.
 
 import { useEffect, useReducer, useRef, useState } from "preact/hooks";
 import { get, peeringsOf, Refused, vpcsOf, type Peering, type Vpc, type Who } from "./api.ts";
@@ -14,14 +14,14 @@ function render(): void {
   for (const listener of listeners) listener();
 }
 
-/** Tells every page that something may be new. */
+/** Notifies every page that something may have changed. */
 export function changed(): void {
   changes++;
   if (lost) void askForContent();
   render();
 }
 
-/** A number that is another after every change. */
+/** A number that is different after every change. */
 export function useChanges(): number {
   const [, again] = useReducer((count: number) => count + 1, 0);
   useEffect(() => {
@@ -32,25 +32,25 @@ export function useChanges(): number {
   return changes;
 }
 
-/** Whether the stream of changes is broken; when what is shown was last told or asked for, and when the stream is tried again, in milliseconds. */
+/** Whether the stream of changes is broken; when the shown data was last received or loaded, and when the stream is retried, in milliseconds. */
 let lost = false;
 let heard = 0;
 let nextTry = 0;
-/** Why the controller refuses the stream, where it does. */
+/** Why the controller refuses the stream, if it does. */
 let refusal: Refused | undefined;
-/** What the account has, as the stream has told it, or as it was asked for while there is none; nothing before either has. */
+/** The account's data, from the stream, or loaded while there is none; undefined before either. */
 let content: Content | undefined;
 let contentError: Error | undefined;
-/** Whether that is what the controller says now, as far as anybody can tell. */
+/** Whether the data is current, as far as known. */
 let current = false;
-/** Whose that is. */
+/** The account of the data. */
 let owner: string | undefined;
-/** Who was the last to sign in, who may have left since. */
+/** The last one to sign in, who may have signed out since. */
 let lastOwner: string | undefined;
-/** How often somebody has signed in. */
+/** How many times somebody has signed in. */
 let entries = 0;
 export const timesSignedIn = () => entries;
-/** The regions whose content is asked for; none for operators. */
+/** The regions whose data is loaded; none for operators. */
 let regions: string[] = [];
 const told = new Map<string, unknown>();
 let about: ((account: { chargeStatus: string; regions: string[] }) => void) | undefined;
@@ -60,27 +60,27 @@ export const lastHeard = () => heard;
 export const nextAttempt = () => nextTry;
 export const streamRefusal = () => refusal;
 
-/** What is known of what the account has at this moment. */
+/** The account's current data. */
 export const contentNow = () => content;
 
-/** Whether what is known is what the controller says now. */
+/** Whether the data is current. */
 export const isCurrent = () => current;
 
-/** What is known of the account's peerings at this moment, each once. */
+/** The account's current peerings, each once. */
 export const peeringsNow = () => once(content?.peerings ?? []);
 
 /** How many requests wait for the account's answer. */
 export const requests = () => peeringsNow().filter(isRequestToAnswer).length;
 
-/** What to do with news of the account itself. */
+/** Called with changes of the account itself. */
 export function onAccount(then: typeof about): void {
   about = then;
 }
 
-/** Who somebody is, as far as content is concerned. */
+/** The key of a user's data. */
 export const idOf = (who: Pick<Who, "role" | "accountId">) => `${who.role} ${who.accountId}`;
 
-/** Says who has signed in, before anything is shown to them: what was told to another, and where that one was, is forgotten. */
+/** Sets the user, before anything is shown: the previous user's data and page are forgotten. */
 export function own(who: Who): void {
   const id = idOf(who);
   if (owner !== id) forget();
@@ -90,7 +90,7 @@ export function own(who: Who): void {
   entries++;
 }
 
-/** Forgets what was told. */
+/** Forgets the data. */
 export function forget(): void {
   told.clear();
   content = contentError = owner = undefined;
@@ -118,7 +118,7 @@ function hear({ all, set, gone }: News): void {
 
 let asking = 0;
 
-/** Asks for what the account has, while no stream tells it. */
+/** Loads the account's data while there is no stream. */
 async function askForContent(): Promise<void> {
   if (regions.length === 0) return;
   const [mine, whose] = [++asking, owner];
@@ -156,21 +156,21 @@ async function whyRefused(): Promise<Refused | undefined> {
   }
 }
 
-/** How long after a connection broke the next is tried, in milliseconds; each time twice as long. */
+/** How long after a broken connection the next one is tried, in milliseconds; doubled each time. */
 const FIRST_PAUSE = 2000;
 const LONGEST_PAUSE = 30_000;
-/** A stream that has said nothing for so many times as long as it ever should is lost. */
+/** A stream that has been silent for this many times its promised interval is lost. */
 const SILENCE = 2.5;
-/** How long the first word of a stream is waited for, in milliseconds: it is all that there is, and lines may be slow. */
+/** How long the first event of a stream may take, in milliseconds: it contains everything, and lines can be slow. */
 const FIRST_WORD = 180_000;
 
 let reconnect: () => void = () => {};
 
-/** Tries to hear the controller again, now. */
+/** Reconnects now. */
 export const tryNow = () => reconnect();
 
 /**
- * Listens for changes while the page is looked at. Browsers try again automatically, but do not say when; so they are not left to.
+ * Listens for changes while the page is visible. Browsers reconnect automatically, but do not say when; so the page does it itself.
  */
 export function listen(): () => void {
   let source: EventSource | undefined;
@@ -188,7 +188,7 @@ export function listen(): () => void {
     nextTry = 0;
     if (document.hidden) return;
     const opened = new EventSource("/console/events");
-    /** How often the stream says that it is alive, in seconds; controllers of before say nothing. */
+    /** How often the stream sends a sign of life, in seconds; earlier controllers do not say. */
     let alive: number | undefined;
     const listening = () => {
       heard = Date.now();
@@ -244,13 +244,13 @@ export function listen(): () => void {
 export type Loaded<T> = { value?: T; error?: Error; reload: () => void };
 
 /**
- * Loads something when its key changes, and again after every change. What was there stays until the new is there, so that
- * nothing flickers; an error of a later attempt stands beside it. With `every`, also after so many milliseconds. With `of`, only when
- * that has become another, instead of after every change.
+ * Loads something when its key changes, and again after every change. The previous data stays until the new is there, so that
+ * nothing flickers; an error of a later attempt is shown beside it. With `every`, also after so many milliseconds. With `of`, only when
+ * that has changed, instead of after every change.
  */
 export function useLoaded<T>(key: string, load: (background: boolean) => Promise<T>, every?: number, of?: string | number): Loaded<T> {
   const changed = useChanges();
-  // Whoever signs in again is answered again.
+  // A new sign-in loads it again.
   const version = of === undefined ? changed : `${of} ${entries}`;
   const [nudge, setNudge] = useState(0);
   const [result, setResult] = useState<{ key: string; value?: T; error?: Error }>({ key: "" });

@@ -1,4 +1,4 @@
-// What was done, or not, said at the edge of the page.
+// Notifications about finished actions, at the edge of the page.
 
 import { useEffect, useState } from "preact/hooks";
 import { perform } from "./api.ts";
@@ -7,7 +7,7 @@ import { changed } from "./store.ts";
 
 let say: (words: string) => void = () => {};
 
-/** Tells what was done, also to screen readers. */
+/** Shows a notification, also to screen readers. */
 export const tell = (words: string) => say(words);
 
 export function Told() {
@@ -24,7 +24,7 @@ export function Told() {
   return <div class="told" role="status" aria-live="polite">{words && <p>{words}</p>}</div>;
 }
 
-/** Does what a call says, tells what was done, and looks for what is new. */
+/** Executes a call, shows the result, and reloads. */
 export async function carryOut<T>(calls: Call | Call[], words: string | ((result: T) => string)): Promise<T> {
   let result!: T;
   for (const call of [calls].flat()) result = await perform<T>(call);

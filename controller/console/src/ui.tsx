@@ -1,4 +1,4 @@
-// What pages are made of.
+// Building blocks of pages.
 
 import type { ComponentChildren } from "preact";
 import { useEffect, useId, useRef } from "preact/hooks";
@@ -8,7 +8,7 @@ import { isolated, t, type Key } from "./i18n.ts";
 import { useQuery } from "./route.ts";
 import type { Loaded } from "./store.ts";
 
-/** What was loaded; before that, and when it failed, what there is to say instead. */
+/** Loaded content; before that, and after an error, a message. */
 export function Show<T>({ loaded, children }: { loaded: Loaded<T>; children: (value: T) => ComponentChildren }) {
   const { value, error, reload } = loaded;
   return (
@@ -27,7 +27,7 @@ export function Show<T>({ loaded, children }: { loaded: Loaded<T>; children: (va
   );
 }
 
-/** Where something will be that is still loading. */
+/** A placeholder for content that is still loading. */
 export function Skeleton() {
   return (
     <div class="skeleton" role="status">
@@ -52,14 +52,14 @@ export function Empty({ title, hint, children }: { title: string; hint?: string;
 
 let entered = false;
 
-/** A page's heading, which is read out when the page is entered. */
+/** A page's heading, which is announced when the page is entered. */
 export function Heading({ title, intro, children }: { title: string; intro?: string; children?: ComponentChildren }) {
   const heading = useRef<HTMLHeadingElement>(null);
   useEffect(() => {
     document.title = `${isolated(title)} · ${t("app.service")}`;
   }, [title]);
   useEffect(() => {
-    // Not when the whole page was just opened: the browser reads it out from the top.
+    // Not when the whole page was just opened: the browser announces it from the top.
     if (entered) heading.current?.focus();
     entered = true;
   }, []);
@@ -74,7 +74,7 @@ export function Heading({ title, intro, children }: { title: string; intro?: str
   );
 }
 
-/** The head of a column by which a table is sorted, or can be. */
+/** The heading of a column by which a table is or can be sorted. */
 export interface SortHead { button: ComponentChildren; sorted: "ascending" | "descending" | undefined }
 
 const isSortHead = (head: ComponentChildren | SortHead): head is SortHead => typeof head === "object" && head !== null && "button" in head;
@@ -94,7 +94,7 @@ export function Table({ caption, heads, children }: { caption: string; heads: (C
   );
 }
 
-/** What can be done with the thing of a row. */
+/** The actions on a row. */
 export function RowButton({ words, name, onPress }: { words: string; name: string; onPress: () => void }) {
   return <button type="button" class="link" aria-label={`${words} ${name}`} onClick={onPress}>{words}</button>;
 }
@@ -107,10 +107,10 @@ const SHAPES: Record<string, string> = {
 export const stateWord = (peering: Pick<Peering, "state" | "role">) =>
   t((peering.state === "pending" ? `state.pending.${peering.role}` : `state.${peering.state}`) as Key);
 
-/** States to choose from, in the words of one side. */
+/** States to choose from, as one side calls them. */
 export const stateOptions = (states: State[], role: Peering["role"]): [string, string][] => states.map((state) => [state, stateWord({ state, role })]);
 
-/** A state's own look: colour, shape and word. */
+/** A state's appearance: colour, shape and word. */
 export function StateBadge({ peering }: { peering: Pick<Peering, "state" | "role"> }) {
   return (
     <span class={`badge ${peering.state}`} data-state={peering.state}>
@@ -170,7 +170,7 @@ export function Select(
 
 const WIDE = /[\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff60]/;
 
-/** A text cut to so many columns, of which characters of East Asian scripts take two. */
+/** A text cut to this many columns, of which characters of East Asian scripts take two. */
 export function short(text: string, most: number): string {
   let columns = 0;
   let kept = "";
@@ -185,7 +185,7 @@ export function short(text: string, most: number): string {
 export const vpcOptions = (vpcs: Vpc[]): [string, string][] =>
   [...vpcs].sort((one, other) => one.name.localeCompare(other.name)).map((vpc) => [vpc.vpcId, `${isolated(short(vpc.name, 40))} · ${vpc.cidrs.join(", ")} · ${vpc.vpcId}`]);
 
-/** Some of many, and the way to the others. */
+/** Some of many, and a way to the others. */
 export function Pager({ page, pages, count, onTurn }: { page: number; pages: number; count: number; onTurn: (page: number) => void }) {
   return (
     <div class="row between pager">
@@ -201,7 +201,7 @@ export function Pager({ page, pages, count, onTurn }: { page: number; pages: num
   );
 }
 
-/** How many rows of a list stand on a page. */
+/** How many rows of a list are on a page. */
 export const ON_A_PAGE = 20;
 
 interface Search<T> {
@@ -219,7 +219,7 @@ export interface Findings<T> {
   clear: () => void;
 }
 
-/** What of a list is looked for, and the page of it that is shown. Both stand in the address. */
+/** The search, the filters and the page of a list. All are in the address. */
 export function useFound<T>(items: T[], { text, filters, sorts = {}, first = "" }: Search<T>): Findings<T> {
   const [query, set] = useQuery();
   const of = (name: string) => query.get(name) ?? "";
@@ -236,7 +236,7 @@ export function useFound<T>(items: T[], { text, filters, sorts = {}, first = "" 
   return { shown: found.slice((page - 1) * ON_A_PAGE, page * ON_A_PAGE), all: found, count: found.length, sort, page, pages, of, set, clear };
 }
 
-/** Heads of columns by which a list can be sorted: by what, and in which words. */
+/** Headings of columns by which a list can be sorted. */
 export const sortHeads = <T,>({ sort, set }: Findings<T>) => (by: string, words: string): SortHead => ({
   sorted: sort === by ? "ascending" : sort === `-${by}` ? "descending" : undefined,
   button: (

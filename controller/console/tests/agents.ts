@@ -4,7 +4,7 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { Revision } from "../src/api.ts";
 
-/** An agent that answers with what `says` makes of a path and a body; real ones need a kernel to answer for. */
+/** An agent whose responses `says` computes from a path and a body; a real one needs a kernel. */
 export async function agent(says: (path: string, body: string) => unknown): Promise<{ url: string; stop: () => Promise<void> }> {
   const server = createServer(async (request, response) => {
     let body = "";
@@ -27,7 +27,7 @@ export const report = (host: string, more: object) => ({
 
 interface Config { revision: Revision; sides: Record<string, { peering: string } | null> }
 
-/** An agent that has whatever it is told to have, counts 1 MB/s sent and 0.25 MB/s received for each side, and says of each what `probed` does. */
+/** An agent that confirms every configuration, counts 1 MB/s sent and 0.25 MB/s received for each side, and reports for each what `probed` returns. */
 export function countingAgent(host: string, probed: () => object | undefined = () => undefined) {
   const began = Date.now();
   let revision: Revision | null = null;

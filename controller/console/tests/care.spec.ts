@@ -1,4 +1,4 @@
-// What protects people at work from losing something, and saves them steps.
+// Protection of users' work, and shortcuts.
 
 import { readFileSync } from "node:fs";
 import { audit, Controller, expect, made, open, signIn, test } from "./world.ts";
@@ -65,7 +65,7 @@ test("a half-filled form outlives the session, and one tab signs in the others",
   await expect(page.getByRole("alert")).toContainText("没有可用的这个私有网络");
   await expect(page.getByText("会话已结束")).toHaveCount(0);
   await expect(page.getByLabel("描述")).toHaveValue("not lost");
-  // The other tab may have noticed meanwhile that there was no session: it needs nobody to sign in again.
+  // The other tab may have noticed meanwhile that there was no session: it needs no sign-in of its own.
   await other.bringToFront();
   await expect(other.getByRole("rowheader", { name: "web" })).toBeVisible();
   await expect(other.getByRole("dialog")).toHaveCount(0);
@@ -97,7 +97,7 @@ test("the page hears the controller again when it is back, or at once when asked
   await controller.vpc(one, controller.told.regions[0], "web", "10.1.0.0/16");
   const page = await open(browser, controller);
   made.push(/ERR_FAILED/);
-  // Of its own accord the page tries in vain: only what follows a click on the button gets through.
+  // The page's own attempts fail: only what follows a click on the button gets through.
   const clicked = () => page.evaluate(() => document.documentElement.dataset.clicked === "yes");
   await page.route("**/console/events", async (route) => (await clicked()) ? route.continue() : route.abort());
   await signIn(page, one);
@@ -127,7 +127,7 @@ test("removing a CIDR names the peerings that it hits", async ({ browser, contro
   await audit(page);
   await dialog.getByRole("button", { name: "取消" }).click();
   await expect(page.getByRole("dialog", { name: "管理网段" }).getByText("10.9.0.0/16", { exact: true })).toBeVisible();
-  // What is wrong stands beside its field, in the reader's language alone.
+  // Errors are shown beside their fields, in the reader's language only.
   await page.getByLabel("新网段").fill("10.2.128.0/17");
   await page.getByRole("button", { name: "添加网段" }).click();
   const fault = page.getByRole("dialog").getByRole("alert");
@@ -234,7 +234,7 @@ test("everything is found by its name, with the keyboard", async ({ browser, con
   await page.keyboard.press("ArrowDown");
   await page.keyboard.press("Enter");
   await expect(page.getByRole("heading", { level: 1, name: "网络拓扑" })).toBeVisible();
-  // On a narrow screen what can be done stays in sight.
+  // On a narrow screen the actions stay in sight.
   await page.goto(`${controller.told.url}/console/#/peerings`);
   await page.setViewportSize({ width: 360, height: 740 });
   const remove = page.getByRole("button", { name: "删除 web-data" });

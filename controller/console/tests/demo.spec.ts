@@ -16,7 +16,7 @@ test("the demo that is kept shows real hosts to this machine's browser", async (
     const told = new Map<string, string>();
     const [story, logs]: [string[], string[]] = [[], []];
     await new Promise<void>((resolve, reject) => {
-      // When all was read that it said. What says why comes first: reports cut what is long.
+      // After all its output was read. The reason comes first: reports cut long texts.
       demo.once("close", (code) => {
         const why = story.filter((line) => /✗|failed/.test(line));
         reject(new Error([`it ended with ${code}`, ...why, ...story.slice(-12), ...logs.slice(-12)].join("\n").slice(0, 4000)));

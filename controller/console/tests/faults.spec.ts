@@ -1,4 +1,4 @@
-// What the page says and offers while something fails, hangs, or has become another under its user.
+// What the page shows and offers while something fails, hangs, or has changed under its user.
 
 import type { Locator, Page } from "@playwright/test";
 import { audit, Controller, expect, made, open, signIn, test } from "./world.ts";
@@ -24,7 +24,7 @@ test("who signs in after another is shown nothing of that one", async ({ browser
   const again = page.getByRole("dialog", { name: "会话已结束" });
   await expect(again).toContainText(`请以 ${one.id} 重新登录`);
   await page.goto(`${controller.told.url}/console/#/peerings?search=confid`);
-  // The stream says nothing yet: only what was there before could be shown.
+  // The stream has sent nothing yet: only earlier data could be shown.
   await page.route("**/console/events", () => {});
   await credentials(again, two);
   await expect(page.getByText(two.id, { exact: true })).toBeVisible();
@@ -46,7 +46,7 @@ test("no address and no answer leaves the page blank", async ({ browser, control
   const page = await open(browser, controller);
   await signIn(page, one);
   const at = (hash: string) => page.goto(`${controller.told.url}/console/#/${hash}`);
-  // The VPC in the middle is another account's, and nothing leads to it that is looked for.
+  // The VPC in the middle is another account's, and nothing that matches the search leads to it.
   await at(`map?focus=${foreign}&search=nothing`);
   await expect(page.getByText("没有符合条件的对等连接")).toBeVisible();
   await expect(page.locator("svg .node")).toHaveCount(1);
@@ -91,7 +91,7 @@ test("without the stream, dialogs say what is true, or that they cannot tell", a
   const dialog = await hits();
   await expect(dialog).toContainText("web-data");
   await expect(dialog).not.toContainText("没有对等连接使用该网段");
-  // What comes later is asked for, too.
+  // Later changes are loaded, too.
   const more = await controller.vpc(one, north, "more", "10.4.0.0/16");
   await controller.peer(one, north, { vpcPeeringName: "web-more", vpcId, remoteVpcId: more });
   await expect(dialog).toContainText("web-more");
@@ -198,7 +198,7 @@ test("to confirm again what was not answered makes no second peering, and a refu
   await page.getByLabel("对端私有网络").selectOption({ index: 1 });
   await expect(page.getByText("这两个私有网络之间已有对等连接。")).toBeVisible();
   await page.getByLabel("名称").fill("twice");
-  // What was refused stands where its field is no more, too.
+  // A violation is also shown if its field is no longer there.
   await page.getByRole("radio", { name: "跨账号" }).check();
   await expect(page.getByLabel("对端账号", { exact: true })).toBeVisible();
   await page.getByRole("radio", { name: "同账号" }).check();
@@ -251,7 +251,7 @@ test("who cannot be signed out, or shown in, is told so", async ({ browser, cont
   await audit(page);
   await page.unroute("**/console/session");
 
-  // An answer from before somebody left brings nobody back.
+  // A response from before a sign-out undoes nothing.
   const other = await page.context().newPage();
   await other.goto(`${controller.told.url}/console/`);
   await expect(other.getByText("还没有对等连接")).toBeVisible();
@@ -286,7 +286,7 @@ test("on a slow line a page says that it is loading, and then has everything", a
   const page = await open(browser, controller);
   const line = await page.context().newCDPSession(page);
   await line.send("Network.emulateNetworkConditions", { offline: false, latency: 400, downloadThroughput: 20_000, uploadThroughput: 20_000 });
-  // It may be over before anybody looks.
+  // It may be over before it is observed.
   await page.evaluate(() => new MutationObserver(() => {
     if (document.body.textContent.includes("正在加载")) document.documentElement.dataset.loading = "seen";
   }).observe(document.body, { childList: true, subtree: true }));
@@ -326,7 +326,7 @@ test("dialogs and pages show a peering as it is, and not as it was when they wer
   await page.clock.install();
   await page.reload();
   await signIn(page, two);
-  // A request holds nobody's VPC, and takes nothing from a CIDR.
+  // A request keeps nobody's VPC from being deleted, and loses nothing with a CIDR.
   await controller.ask(two.token, "PUT", `/v1/regions/${north}/secondaryCidrs`, { secondaryCidrSpec: { vpcId: remoteVpcId, cidr: "10.8.0.0/16" } });
   await page.getByRole("link", { name: "私有网络", exact: true }).click();
   await expect(page.getByRole("button", { name: "删除 data" })).toBeVisible();
@@ -348,14 +348,14 @@ test("dialogs and pages show a peering as it is, and not as it was when they wer
   await expect(page.getByRole("heading", { level: 1, name: "after" })).toBeVisible();
   await expect(page.getByText("对端留言")).toBeVisible();
   await expect(page.getByRole("link", { name: "返回列表" })).toHaveAttribute("href", /sort=name$/);
-  // The stream is believed before an answer that is older.
+  // The stream takes precedence over an older response.
   await expect(page.getByText("对等连接未连通，没有路由策略。")).toBeVisible();
   const own = `**/vpcPeerings/${id}`;
   await page.route(own, () => {});
   await rename("last");
   await expect(page.getByRole("heading", { level: 1, name: "last" })).toBeVisible();
   await page.unroute(own);
-  // What the stream does not tell is asked for again now and then.
+  // What the stream does not contain is reloaded now and then.
   const asked = [page.waitForRequest(own), page.waitForRequest(`${own}/routes`)];
   await page.clock.fastForward(61_000);
   await Promise.all(asked);
@@ -414,7 +414,7 @@ test("names of any script and length stay within their places", async ({ browser
   const vpcId = await controller.vpc(partner, north, "web", "10.1.0.0/16");
   await controller.peer(partner, north, { vpcPeeringName: rtl, vpcId, remoteVpcId, remoteAccountId: two.id });
   const page = await open(browser, controller, { viewport: { width: 1440, height: 900 } });
-  // As where a page may not use the clipboard.
+  // As if a page may not use the clipboard.
   await page.addInitScript(() => {
     navigator.clipboard.writeText = () => Promise.reject(new Error("refused"));
     document.execCommand = () => false;

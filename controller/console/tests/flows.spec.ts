@@ -66,7 +66,7 @@ test("a newcomer makes two VPCs and peers them, all in the page", async ({ brows
   await expect(row(page, "前端")).toHaveCount(0);
 });
 
-/** The value of the option that says a text. */
+/** The value of the option with a text. */
 async function valueWith(page: Page, label: string, text: string): Promise<string> {
   return (await page.getByLabel(label).locator("option").filter({ hasText: text }).getAttribute("value")) ?? "";
 }
@@ -96,7 +96,7 @@ test("a request between accounts and regions is accepted, changed, and ended, ea
   await expect(asker.getByText("待对端接受").first()).toBeVisible();
   await expect(asker.getByText("只有接收端可以接受或拒绝").first()).toBeVisible();
 
-  // The page of the one who is asked has not been touched: it tells by itself.
+  // The receiver's page has not been touched: it updates itself.
   await expect(asked.getByText("1 个申请等待您接受")).toBeVisible();
   await expect(row(asked, "to-data")).toContainText("接收端");
   await asked.getByRole("button", { name: "接受 to-data" }).click();
@@ -206,7 +206,7 @@ test("only what decides whether CIDRs overlap is checked again: typing a name, a
   await expect(confirmed).toBeVisible();
   await checked(1);
   for (const [label, text] of [["名称", "to-data"], ["描述", "why"], ["留言", "please accept"]] as const) {
-    // Slower than the pause after which something is checked, so that each letter would be.
+    // Slower than the pause after which input is checked, so that each letter would be.
     await page.getByLabel(label).pressSequentially(text.slice(0, 4), { delay: 450 });
     await page.getByLabel(label).fill(text);
     await expect(confirmed).toBeVisible();
@@ -285,7 +285,7 @@ test("peerings are found by filter, search and page", async ({ browser, controll
   await expect(page.getByRole("row")).toHaveCount(21);
   await page.getByRole("button", { name: "下一页" }).click();
   await expect(page.getByRole("row")).toHaveCount(4);
-  // What is shown stands in the address: it is there again after a reload.
+  // The search is in the address: it is there again after a reload.
   await page.reload();
   await expect(page.getByRole("row")).toHaveCount(4);
   await page.getByRole("searchbox", { name: "搜索" }).fill("far");
@@ -304,7 +304,7 @@ test("peerings are found by filter, search and page", async ({ browser, controll
   await expect(byName).toHaveAttribute("aria-sort", "descending");
   for (const [index, name] of ["p9", "p8", "p7", "p6"].entries()) await expect(page.getByRole("row").nth(index + 1)).toContainText(name);
   await expect(page.getByRole("columnheader", { name: "创建时间" })).not.toHaveAttribute("aria-sort", /./);
-  // What begins like an option of the command line is none there.
+  // Arguments that look like options are no options.
   await page.getByRole("row").nth(1).getByRole("link").click();
   await page.getByRole("button", { name: "修改名称" }).click();
   const dialog = page.getByRole("dialog");
@@ -397,6 +397,6 @@ test("a session ends when its user leaves, and when its key is taken away", asyn
   await signInByToken(page, two.token);
   await expect(page.getByText(two.id, { exact: true }).first()).toBeVisible();
   await controller.ask(controller.told.admin_token, "DELETE", `/admin/v1/accounts/${two.id}/tokens/${two.id}-dev`);
-  // Nobody asks for anything: the controller ends the stream, which it looks after every 15 s.
+  // No request is made: the controller ends the stream, which it checks every 15 s.
   await expect(page.getByText("会话已结束，请重新登录。")).toBeVisible({ timeout: 60_000 });
 });

@@ -1,4 +1,4 @@
-// Many VPCs and peerings, and what is set up once: webhooks.
+// Many VPCs and peerings; and webhooks.
 
 import { audit, expect, open, signIn, signInByToken, test } from "./world.ts";
 
@@ -24,7 +24,7 @@ test("a network of many VPCs is looked at one VPC at a time, and leads to its pe
   const page = await open(browser, controller, { viewport: { width: 1440, height: 900 } });
   await signIn(page, one);
   await page.goto(`${controller.told.url}/console/#/map`);
-  // It begins with the busiest; what has nothing to do with that is not drawn.
+  // It begins with the busiest; unrelated VPCs are not drawn.
   await expect(page.locator("svg .edge")).toHaveCount(22);
   await expect(page.locator("svg .node")).toHaveCount(23);
   const rows = page.getByRole("region", { name: "连接一览" }).getByRole("row");

@@ -1,9 +1,9 @@
-// The document of the interfaces: linters find no fault with it, and those who have signed in can read it.
+// The API document: linters find no fault with it, and signed-in users can read it.
 
 import { execFile } from "node:child_process";
 import { isAsWide, open, expect, test, signIn } from "./world.ts";
 
-/** Runs a program of node_modules without a word to anybody outside. What it said where it fails. */
+/** Runs a program of node_modules without network access. Fails with its output. */
 const lint = (program: string, ...options: string[]) => new Promise<string>((resolve) => {
   const env = { ...process.env, REDOCLY_TELEMETRY: "off", REDOCLY_SUPPRESS_UPDATE_NOTICE: "true" };
   execFile("npx", ["--no-install", program, "lint", "../openapi.json", ...options], { env }, (error, stdout, stderr) =>

@@ -1,4 +1,4 @@
-// What operators see of any peering, and how what kernels and other servers say is shown on Chinese pages.
+// Operators' view of any peering, and messages of kernels and other servers on Chinese pages.
 
 import { en } from "../src/words/en.ts";
 import { zh } from "../src/words/zh.ts";
@@ -39,7 +39,7 @@ for (const language of ["zh", "en"] as const) {
     await expect(page.getByRole("heading", { level: 1, name: "held-up" })).toBeVisible();
     const hosts = page.getByRole("region", { name: words["nav.hosts"] }).getByRole("row");
     await expect(hosts).toHaveCount(3);
-    // What has not confirmed comes first, with what differs and is about this peering.
+    // Hosts that have not confirmed come first, with their problems that concern this peering.
     await expect(hosts.nth(1)).toContainText("h1");
     await expect(hosts.nth(1)).toContainText("near");
     await expect(hosts.nth(1)).toContainText(words["common.no"]);
@@ -62,7 +62,7 @@ for (const language of ["zh", "en"] as const) {
     }
     await fits(page, `any-peering-${language}`);
 
-    // L13: the prefixes of either side, with what that leads to.
+    // L13: the prefixes of either side, with a preview.
     await page.getByRole("button", { name: words["action.prefixes"] }).click();
     const dialog = page.getByRole("dialog", { name: words["action.prefixes"] });
     await dialog.getByLabel(words["prefixes.side"]).selectOption({ index: 1 });
@@ -74,7 +74,7 @@ for (const language of ["zh", "en"] as const) {
     await fits(page, `any-prefixes-${language}`);
     await dialog.getByText(words["calls.title"]).click();
     await expect(dialog.locator("pre").first()).toHaveText(`cps-peering peering set-prefixes ${id} --import-prefixes 10.1.0.0/19 --vpc ${far}`);
-    // Nobody counts here yet: whether it carries traffic cannot be told, or nothing does.
+    // No counters yet: whether it carries traffic is unknown, or nothing does.
     const named = dialog.getByLabel(words["prefixes.typeName"].replace("{name}", "held-up"));
     const confirm = dialog.getByRole("button", { name: words["common.confirm"] });
     await expect(named.or(dialog.locator("button:enabled", { hasText: words["common.confirm"] })).first()).toBeVisible();
@@ -97,7 +97,7 @@ for (const language of ["zh", "en"] as const) {
     await controller.ask(admin_token, "PUT", `/admin/v1/accounts/${one.id}/chargeStatus`, { chargeStatus: "arrear" });
     await expect(page.locator("[data-state=suspended]")).toBeVisible();
     await expect(main.getByText(words["charge.arrear"], { exact: true }).last()).toBeVisible();
-    // Since when a host is not heard, and why.
+    // Since when a host is unreachable, and why.
     await expect(hosts.nth(2).getByRole("cell").nth(3)).toContainText(/\d\d:\d\d/);
     await fine.stop();
     const silent = hosts.filter({ hasText: "h2" });

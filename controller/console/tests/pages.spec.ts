@@ -1,4 +1,4 @@
-// Every page in both languages and both themes, on wide and narrow screens: usable with assistive technology, and pictures
+// Every page in both languages and both themes, on wide and narrow screens: accessible, with screenshots
 // of them.
 
 import { readdirSync, readFileSync } from "node:fs";
@@ -42,7 +42,7 @@ test("each word is used", () => {
   const sources = fileURLToPath(new URL("../src/", import.meta.url));
   const text = readdirSync(sources, { recursive: true, encoding: "utf8" })
     .filter((path) => /\.tsx?$/.test(path) && !path.startsWith("words/")).map((path) => readFileSync(sources + path, "utf8")).join("\n");
-  // Keys stand there as a whole, or are put together of a beginning and something else.
+  // Keys are literal, or composed of a prefix and something else.
   const whole = new Set([...text.matchAll(/"([a-zA-Z]+(?:\.[\w.]+)+)"/g)].map(([, key]) => key!));
   const beginnings = [...text.matchAll(/`((?:[a-zA-Z]+\.)+)\$\{/g)].map(([, beginning]) => beginning!);
   expect(beginnings).toContain("host.");
@@ -63,7 +63,7 @@ test("whatever the audit trail and events can say has words", () => {
   expect(types).toContain("host.drained");
   const needed = [...[...commands, ...others].map((it) => `did.${it}`), ...types.map((it) => `event.${it}`)];
   expect(needed.filter((key) => !(key in zh))).toEqual([]);
-  // Each can be chosen for a webhook.
+  // Each can be selected for a webhook.
   const webhooks = readFileSync(fileURLToPath(new URL("../src/pages/webhooks.tsx", import.meta.url)), "utf8");
   expect(types.filter((type) => !webhooks.includes(`"${type}"`))).toEqual([]);
 });
@@ -109,7 +109,7 @@ for (const language of ["zh", "en"] as const) {
       await audit(page);
     }
     const { id } = await furnish(controller);
-    // A chart needs an hour of traffic, which hosts would count.
+    // A chart needs an hour of traffic, as hosts would count it.
     await page.route("**/traffic*", async (route) => {
       const samples = Array.from({ length: 360 }, (_, index) => ({
         time: new Date(Date.UTC(2026, 0, 1, 12) + index * 10_000).toISOString().replace(".000", ""),
@@ -188,7 +188,7 @@ for (const language of ["zh", "en"] as const) {
       await page.keyboard.press("Escape");
       await expect(dialog).toHaveCount(0);
     }
-    // With what the controller refuses in it.
+    // With violations in it.
     await page.goto(`${controller.told.url}/console/#/vpcs`);
     await page.getByRole("button", { name: words["vpcs.create"] }).click();
     await page.getByRole("dialog").getByLabel(words["common.name"]).fill("crooked");
@@ -234,12 +234,12 @@ test("what hosts have counted is drawn beside the cap", async ({ browser, contro
   await page.goto(`${controller.told.url}/console/#/peerings/${north}/${id}`);
   await expect(page.locator("[data-state=active]").first()).toBeVisible();
   await expect(page.getByText("暂无流量数据")).toBeVisible();
-  // The controller takes a sample every 20 s, and the page asks every 10 s.
+  // The controller takes a sample every 20 s, and the page reloads every 10 s.
   const chart = page.getByRole("img", { name: "上限 20 Mbps" });
   await expect(chart).toBeVisible({ timeout: 60_000 });
   const said = (await chart.getAttribute("aria-label")) ?? "";
   const [sent, received] = [...said.matchAll(/([\d.]+) Mbps/g)].map((found) => Number(found[1]));
-  // 1 MB/s and 0.25 MB/s, as exactly as a busy machine's timers are.
+  // 1 MB/s and 0.25 MB/s, as exactly as a busy machine's timers allow.
   expect(received, said).toBeGreaterThan(0);
   expect(sent! / received!, said).toBeGreaterThan(2);
   expect(sent! / received!, said).toBeLessThan(8);
@@ -264,7 +264,7 @@ test("latency and loss of a peering are said, and when nobody knows them", async
   await signIn(page, one);
   await page.goto(`${controller.told.url}/console/#/peerings/${north}/${id}`);
   await expect(page.locator("[data-state=active]").first()).toBeVisible();
-  // The controller asks every 5 s, and the page every 10 s.
+  // The controller polls every 5 s, and the page every 10 s.
   const patience = { timeout: 60_000 };
   const path = page.getByRole("definition").filter({ hasText: / ms \/ |无应答|暂无采样|No reply/ });
   await expect(path).toContainText("暂无采样");
@@ -287,7 +287,7 @@ test("latency and loss of a peering are said, and when nobody knows them", async
   await audit(operator);
   await operator.goto(`${controller.told.url}/console/#/hosts/h2`);
   await expect(row).toContainText("暂无采样");
-  // What a host does not say any more is not known.
+  // What a host no longer reports is unknown.
   said = undefined;
   await expect(page.getByText("No sample (")).toBeVisible(patience);
   await here.stop();
@@ -371,7 +371,7 @@ test("operators find a host among many, see what it has and since when it differ
   await expect(page.getByText("route 10.2.0.0/24 table 1124073482")).toBeVisible();
   await expect(page.getByRole("region", { name: "端口" }).getByRole("row").nth(1)).toContainText("10.1.1.1/24");
   await expect(page.getByRole("region", { name: "对等连接" }).getByRole("row").nth(1)).toContainText(/held-up.*否/);
-  // Asking first: nothing is done until it is confirmed.
+  // With confirmation: nothing is done until then.
   const standing = async () => {
     const { hosts } = await controller.ask<{ hosts: { host: string; drained: boolean; paused: boolean }[] }>(admin_token, "GET", "/admin/v1/hosts");
     const { drained, paused } = hosts.find((it) => it.host === "h1")!;
@@ -415,7 +415,7 @@ test("operators find a host among many, see what it has and since when it differ
   });
   await page.reload();
   await expect(page.getByText("自 2026年1月2日 03:04 起不一致")).toBeVisible();
-  // This controller speaks with agents without TLS.
+  // This controller uses no TLS with agents.
   await page.route("**/admin/v1/hosts", async (route) => {
     const answer = await (await route.fetch()).json() as { result: { hosts: object[] } };
     const hosts = answer.result.hosts.map((host) => ({ ...host, certificateExpires: "2026-02-03T00:00:00Z", certificateNotRenewed: "agent_refused" }));
@@ -450,7 +450,7 @@ test("operators set the charge status and the quotas of an account", async ({ br
   const quota = async (limit: string) => {
     await page.getByRole("button", { name: `修改配额 ${one.id}` }).click();
     const dialog = page.getByRole("dialog");
-    // What is no quota of an account cannot be set for one.
+    // Only quotas of an account can be set for one.
     await expect(dialog.getByLabel("资源").locator("option")).toHaveCount(7);
     await dialog.getByLabel("资源").selectOption("vpc");
     await dialog.getByLabel("地域").selectOption(north);

@@ -10,7 +10,7 @@ for (const language of ["zh", "en"] as const) {
     const data = await controller.vpc(two, north, "data", "10.2.0.0/16");
     const asks = { vpcPeeringName: "please", vpcId: data, remoteVpcId: web, remoteAccountId: one.id };
     const id = await controller.peer(two, north, asks);
-    // Nobody answers for the host.
+    // No agent answers for the host.
     await controller.ask(admin_token, "POST", "/admin/v1/apply", {
       hosts: [{ id: "h1", region: north, underlay: "192.0.2.1", agent: "http://127.0.0.1:1" }, { id: "h2", region: north, underlay: "192.0.2.2", agent: "http://127.0.0.1:1" }],
       ports: [{ host: "h1", interface: "eth1", vpc: web, gateways: ["10.1.1.1/24"] }, { host: "h2", interface: "eth1", vpc: data, gateways: ["10.2.1.1/24"] }],
@@ -39,7 +39,7 @@ for (const language of ["zh", "en"] as const) {
     const steps = page.getByRole("region", { name: zh ? "步骤" : "Steps" }).getByRole("row");
     await expect(steps).toHaveCount(2);
     await audit(page);
-    // What is asked stands in the address.
+    // The query is in the address.
     await page.getByLabel(zh ? /显示全部/ : /Show all/).check();
     const count = await steps.count();
     expect(count).toBeGreaterThan(3);
@@ -58,13 +58,13 @@ for (const language of ["zh", "en"] as const) {
     await expect(verdict).toContainText(zh ? "处理方：运维人员" : "To be fixed by: the operators");
     await page.goBack();
     await expect(verdict).toContainText(zh ? "申请尚未被接受" : "has not accepted it yet");
-    // Hosts that do not answer are a step that says so, and not one at which all is well.
+    // Hosts that do not answer are a step of their own, rather than one without problems.
     await controller.ask(one.token, "POST", `/v1/regions/${north}/vpcPeerings/${id}:acceptVpcPeering`, {});
     await trace.click();
-    await expect(verdict).toContainText(zh ? "无法得知 10.1.1.5 能否访问 10.2.1.5。" : "Whether 10.1.1.5 reaches 10.2.1.5 is not known.");
+    await expect(verdict).toContainText(zh ? "无法得知 10.1.1.5 能否访问 10.2.1.5。" : "Whether 10.1.1.5 reaches 10.2.1.5 is unknown.");
     await expect(page.getByText("h1")).toHaveCount(0);
     const peers = steps.filter({ hasText: zh ? "对端" : "Peer side" }).first();
-    await expect(peers).toContainText(zh ? "目前无法得知这一步的状态。" : "it is not known whether the peer's side lets packets pass");
+    await expect(peers).toContainText(zh ? "目前无法得知这一步的状态。" : "it is unknown whether the peer's side lets packets pass");
     await fits(page, `path-${language}`);
 
     const operator = await open(browser, controller, { locale: zh ? "zh-CN" : "en-GB", colorScheme: "dark" });

@@ -9,7 +9,7 @@ export default defineConfig({
   workers: 2,
   fullyParallel: true,
   forbidOnly: true,
-  // What fails once and then passes is told as flaky at the end.
+  // Tests that fail once and then pass are reported as flaky at the end.
   retries: 1,
   reporter: [["list"]],
   use: {

@@ -1,4 +1,4 @@
-// Peerings that join a part of two VPCs (rules C9, L13): how they are made, accepted and changed, and what that is said to lead to.
+// Peerings of parts of two VPCs (rules C9, L13): creating, accepting and changing them, and previews.
 
 import { canonical, difference, hasHostBits, within } from "../src/cidr.ts";
 import { en } from "../src/words/en.ts";
@@ -68,7 +68,7 @@ for (const language of ["zh", "en"] as const) {
     await expect(card.getByRole("definition").filter({ hasText: "10." })).toHaveText(["10.1.0.0/16", "10.2.0.0/24", "10.1.0.0/16", "10.2.0.0/24"]);
     await fits(page);
 
-    // What becomes reachable, and what does not any more, is said before.
+    // What becomes reachable, and what no longer is, is shown in advance.
     await page.route("**/traffic?range=1h", (route) => route.fulfill({ json: { requestId: "x", result: { traffic: { bandwidth: null, interval: 20,
       samples: [{ time: "2026-01-01T00:00:00Z", outBytes: 5, inBytes: 0, outDrops: 0 }], total: { outBytes: 5, outPackets: 1, inBytes: 0, inPackets: 0, outDrops: 0 } } } } }));
     const change = page.getByRole("button", { name: words["action.prefixes"] });
@@ -89,10 +89,10 @@ for (const language of ["zh", "en"] as const) {
     await expect(confirm).toBeDisabled();
     await audit(page);
     await fits(page);
-    // Nothing that is joined any more stops all of it.
+    // A list that excludes everything stops all traffic.
     await ours.getByRole("textbox").fill("192.168.0.0/16");
     await expect(dialog).toContainText(words["prefixes.stopsAll"]);
-    // What would be refused is said beside it.
+    // Refusals are shown beside the fields.
     await ours.getByRole("textbox").fill("10.2.0.0/24 10.9.0.0/24");
     await expect(dialog.getByRole("alert")).toContainText(words["reason.VpcPeerCidrConflict"]);
     await expect(confirm).toBeDisabled();
@@ -131,7 +131,7 @@ for (const language of ["zh", "en"] as const) {
     await expect(request).not.toContainText("10.1.0.0/16");
     await expect(request).toContainText(words["requests.takes"].replace("{cidrs}", "10.2.8.0/24"));
     await page.goto(`${controller.told.url}/console/#/peerings/${north}/${id}`);
-    // Before it is accepted there is nothing else to say.
+    // Before acceptance there are no other actions.
     await expect(page.getByText(words["why.whenAccepting"])).toBeVisible();
     await page.getByRole("button", { name: words["action.accept"], exact: true }).click();
     const dialog = page.getByRole("dialog");
@@ -150,7 +150,7 @@ for (const language of ["zh", "en"] as const) {
     await dialog.getByRole("button", { name: words["action.accept"], exact: true }).click();
     await expect(page.locator("[data-state=active]")).toBeVisible();
     const card = page.locator("section").filter({ has: page.getByRole("heading", { name: words["prefixes.title"], exact: true }) });
-    // What the other account takes is its own affair; what comes of it is not.
+    // The other account's imports are not disclosed; their effect is.
     await expect(card).toContainText(words["prefixes.notTold"]);
     await expect(card.getByRole("definition").filter({ hasText: "10." })).toHaveText(["10.1.4.0/24", "10.2.8.0/24", "10.1.2.0/2410.1.4.0/24", "10.1.4.0/24"]);
     await audit(page);
@@ -178,13 +178,13 @@ test("prefixes towards another account are checked once they are typed, not whil
   await page.getByText("限定网段", { exact: true }).click();
   const exported = page.getByRole("group", { name: "导出网段（web）" });
   await exported.getByLabel("仅限").check();
-  // The first could be sent before the second is typed, which is slower than the pause after which something is checked.
+  // The first could be sent before the second is typed, which is slower than the pause after which input is checked.
   await exported.getByRole("textbox").fill("10.1.0.0/24");
   await exported.getByRole("textbox").pressSequentially(" 10.1.1.0/24", { delay: 450 });
   await exported.getByRole("textbox").blur();
   const preview = page.getByRole("group", { name: "互通网段预览" });
   await expect(preview).toContainText("10.1.1.0/24");
-  // What of the other VPC is reached is not told before it has accepted.
+  // What is reached of the other VPC is not disclosed before acceptance.
   await expect(preview).toContainText("对端接受后可见");
   expect(dryRuns).toHaveLength(2);
   expect(dryRuns[1]).toMatchObject({ exportPrefixes: ["10.1.0.0/24", "10.1.1.0/24"] });
@@ -269,7 +269,7 @@ test("a preview that is never answered is tried a few times and less and less of
   }
   await page.clock.runFor(600_000);
   expect(asked, "the same is asked no more").toBe(4);
-  // What is changed is another question.
+  // A change starts a new check.
   await imported.getByRole("textbox").fill("10.2.0.0/23");
   await page.clock.runFor(400);
   await expect.poll(() => asked).toBe(5);

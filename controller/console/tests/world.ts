@@ -1,4 +1,4 @@
-// A real controller for each test, and pages in which nothing may go wrong unnoticed.
+// A real controller for each test, and pages in which no error may go unnoticed.
 
 import { spawn, type ChildProcess } from "node:child_process";
 import { mkdirSync, readFileSync } from "node:fs";
@@ -32,12 +32,12 @@ export class Controller {
     await over;
   }
 
-  /** Lets it neither answer nor end, as a machine does that hangs. */
+  /** Stops it, so that it neither answers nor ends, like a machine that hangs. */
   freeze(): void {
     this.child.kill("SIGSTOP");
   }
 
-  /** Asks as a program does, to prepare what a test is not about. */
+  /** Calls it as a program does, to set up what a test is not about. */
   async ask<T = Record<string, unknown>>(token: string, method: string, path: string, body?: unknown): Promise<T> {
     const response = await fetch(this.told.url + path, {
       method, headers: { authorization: `Bearer ${token}` }, body: body === undefined ? null : JSON.stringify(body),
@@ -63,7 +63,7 @@ export class Controller {
 /** Problems that a page must not have: errors in its console, violations of its policy, requests to other hosts. */
 const problems: string[] = [];
 
-/** With CONSOLE_DIST, the bundle of that folder in the place of the one in the controller's program, which then need not be built again. */
+/** With CONSOLE_DIST, that folder's bundle replaces the one in the controller's program, which then need not be rebuilt. */
 async function servedFrom(folder: string, context: BrowserContext): Promise<void> {
   await context.route("**/console/{,*.html,*.svg,assets/*}", async (route) => {
     const path = new URL(route.request().url()).pathname.replace(/^\/console\//, "") || "index.html";
@@ -71,13 +71,13 @@ async function servedFrom(folder: string, context: BrowserContext): Promise<void
   });
 }
 
-/** Faults that a test makes itself. Each test begins with none. */
+/** Faults that a test injects. Each test begins with none. */
 export const made: RegExp[] = [];
 
 export async function open(browser: Browser, controller: { told: Pick<Told, "url"> }, options: Parameters<Browser["newContext"]>[0] = {}): Promise<Page> {
   const context = await browser.newContext(options);
   if (process.env.CONSOLE_DIST) await servedFrom(process.env.CONSOLE_DIST, context);
-  // What the controller refuses, and says so, browsers write to the console, too.
+  // Browsers also write refusals of the controller to the console.
   context.on("console", (message) => {
     const said = message.text();
     if (["error", "warning"].includes(message.type()) && ![/status of 4\d\d/, ...made].some((it) => it.test(said))) problems.push(said);
@@ -90,7 +90,7 @@ export async function open(browser: Browser, controller: { told: Pick<Told, "url
     document.addEventListener("securitypolicyviolation", (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));
   });
   const page = await context.newPage();
-  // A redirection leads past what is served instead.
+  // A redirection would bypass what is served instead.
   await page.goto(process.env.CONSOLE_DIST ? `${controller.told.url}/console/` : controller.told.url);
   return page;
 }
@@ -130,28 +130,28 @@ export async function signInByToken(page: Page, token: string): Promise<void> {
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
-/** Where pictures of pages are put. */
+/** The folder for screenshots. */
 export const PICTURES = fileURLToPath(new URL("../../../target/console/screenshots/", import.meta.url));
 mkdirSync(PICTURES, { recursive: true });
 
-/** The longest line of text that is read without losing the next one, in pixels: some 100 letters. */
+/** The longest readable line of text, in pixels: some 100 letters. */
 const LONGEST_LINE = 800;
 
 const SCREENS = [{ width: 360, height: 740 }, { width: 1920, height: 1080 }];
 
-/** A page is no wider than a telephone and a large screen, and its lines can be read there. Leaves the window as wide as it was. */
+/** A page fits a telephone and a large screen, and its lines are readable there. Leaves the window as wide as it was. */
 export async function isAsWide(page: Page, then: (width: number) => Promise<void> = async () => undefined): Promise<void> {
   const before = page.viewportSize()!;
   for (const size of SCREENS) {
     await page.setViewportSize(size);
     const { wide, line } = await page.evaluate(() => ({
       wide: document.documentElement.scrollWidth,
-      // Lines of text, whatever element they are in; those of code and in cells of tables may be longer.
+      // Lines of text, whatever element they are in; those of code may be longer.
       line: Math.max(0, ...[...document.querySelectorAll("main, dialog")].flatMap((part) => {
         const texts = document.createTreeWalker(part, NodeFilter.SHOW_TEXT);
         const lines: number[] = [];
         while (texts.nextNode()) {
-          if (texts.currentNode.parentElement!.closest("pre, code, svg, td")) continue;
+          if (texts.currentNode.parentElement!.closest("pre, code, svg")) continue;
           const text = document.createRange();
           text.selectNodeContents(texts.currentNode);
           lines.push(...[...text.getClientRects()].map((line) => line.width));
@@ -166,7 +166,7 @@ export async function isAsWide(page: Page, then: (width: number) => Promise<void
   await page.setViewportSize(before);
 }
 
-/** The same, and it is usable by all there. With a name, pictures are taken. */
+/** The same, and it is accessible. With a name, screenshots are taken. */
 export const fits = (page: Page, name?: string): Promise<void> => isAsWide(page, async (width) => {
   await audit(page);
   if (name) await page.screenshot({ path: `${PICTURES}${name}-${width}.png` });

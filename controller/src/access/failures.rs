@@ -1,5 +1,5 @@
-//! What the audit trail says of those who were not let in. Each address and each credential has a budget of entries each minute, within one of
-//! all, so that whoever guesses hides nobody else; of what is beyond them, it says how much there was and from where most of it came.
+//! Failed sign-ins and refused permissions in the audit trail. Each address and each credential has a budget of entries per minute, within a
+//! total one, so that guessing hides nobody else's entries; of the rest, the trail has the number, and where most of them came from.
 
 use crate::{audit::Entry, engine::Engine, model::Actor};
 use cps_peering_config::{
@@ -14,17 +14,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How many entries there are each minute at most: nobody is to fill the trail with guesses.
+/// Entries per minute at most: guesses must not fill the trail.
 pub const RECORDED_PER_MINUTE: u32 = 300;
-/// How many of them are for the first ones of an address and credential alone.
+/// How many of them are reserved for the first ones of an address and credential.
 const FIRST_PER_MINUTE: u32 = 100;
-/// How many entries there are of one address each minute.
+/// Entries per minute of one address.
 pub const RECORDED_PER_ADDRESS: u32 = 30;
-/// How many entries there are each minute of the credentials of one account, or of those of nobody, from one address.
+/// Entries per minute of the credentials of one account, or of unknown ones, from one address.
 pub const RECORDED_PER_CREDENTIAL: u32 = 10;
-/// How many addresses and credentials are told from each other; others share a budget.
+/// How many addresses and credentials are counted separately; others share a budget.
 const MAX_SOURCES: usize = 4096;
-/// How many addresses are named that most of the rest came from.
+/// How many of the addresses that most of the rest came from are named.
 const NAMED: usize = 5;
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -37,22 +37,22 @@ pub struct Origin {
     pub request: String,
 }
 
-/// Somebody who was not let in, or asked for what is not for them.
+/// An authentication that failed, or a request without permission.
 #[derive(Debug, Clone, Copy)]
 pub struct Refusal<'a> {
-    /// Who it is; `unknown` where nobody knows.
+    /// Who it is; `unknown` if not authenticated.
     pub actor: &'a str,
     /// What was tried: `SignIn`, or `PermissionDenied`.
     pub action: &'static str,
-    /// With what, or what for.
+    /// The credential, or the object.
     pub target: &'a str,
-    /// Why not.
+    /// The reason.
     pub reason: &'a str,
-    /// Whose credential it was to be.
+    /// The account whose credential was claimed.
     pub account: Option<&'a AccountId>,
 }
 
-/// What came from an address, or from one with one credential, within a minute.
+/// The entries of an address, or of one credential from it, within a minute.
 #[derive(Debug, Clone, Copy, Default)]
 struct Count {
     recorded: u32,
@@ -62,18 +62,18 @@ struct Count {
 #[derive(Default)]
 struct Window {
     began: Option<Instant>,
-    /// All of them, beside the first ones.
+    /// All of them, apart from the first ones.
     recorded: u32,
     first: u32,
     by_address: BTreeMap<Option<IpAddr>, Count>,
     by_credential: BTreeMap<Option<(IpAddr, String)>, u32>,
 }
 
-/// What was not told of a minute.
+/// What was not recorded within a minute.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Missed {
     entries: u64,
-    /// The addresses from which most of it came; none for those that were not told from each other.
+    /// The addresses from which most of it came; none for those that were not counted separately.
     most: Vec<(Option<IpAddr>, u64)>,
 }
 
@@ -88,11 +88,11 @@ impl Window {
     }
 }
 
-/// Takes note of them.
+/// Records refusals in the audit trail, within budgets.
 #[derive(Default)]
 pub struct Failures(Mutex<Window>);
 
-/// Where an address's guesses are counted: whoever has one address of IPv6 has its network (RFC 4291, 2.5.4).
+/// The prefix by which an address's guesses are counted: for IPv6 the /64, which one client usually has (RFC 4291 section 2.5.4).
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
@@ -100,14 +100,14 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The key itself where there is room for one more; else none, which others share.
+/// The key itself if there is room for one more; else none, which others share.
 fn bounded<K: Ord, V>(map: &BTreeMap<Option<K>, V>, key: K) -> Option<K> {
     let key = Some(key);
     if map.len() < MAX_SOURCES || map.contains_key(&key) { key } else { None }
 }
 
 impl Failures {
-    /// Whether one more is told at this moment, and what was not before it that is to be told now.
+    /// Whether one more is recorded now, and what had not been recorded and is to be reported now.
     fn take(&self, now: Instant, address: IpAddr, credential: &str) -> (bool, Missed) {
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut missed = Missed::default();
@@ -138,7 +138,7 @@ impl Failures {
         (told, missed)
     }
 
-    /// What was not told of a minute that is over, where nobody has come since who would have it told.
+    /// What was not recorded within a minute that is over, if no later refusal has reported it.
     fn late(&self, now: Instant) -> Missed {
         let mut window = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if window.began.is_none_or(|began| now.duration_since(began) < MINUTE) {
@@ -147,14 +147,14 @@ impl Failures {
         std::mem::take(&mut *window).missed()
     }
 
-    /// Tells the trail how many it does not tell of, when their minute is over.
+    /// Records the number of refusals that were not recorded, once their minute is over.
     pub fn tell_missed(&self, engine: &Engine) {
         tell(engine, &self.late(Instant::now()));
     }
 
-    /// Tells the trail.
+    /// Records a refusal.
     pub fn record(&self, engine: &Engine, origin: &Origin, refusal: Refusal<'_>) {
-        // Who was known by name has a budget of its own, and so has whose credential it was to be.
+        // Named callers have budgets of their own, and so has each account whose credential was claimed.
         let credential =
             refusal.account.map_or_else(|| refusal.actor.to_owned(), |account| format!("account/{account}"));
         let (told, missed) = self.take(Instant::now(), origin.address, &credential);
@@ -179,7 +179,7 @@ impl Failures {
     }
 }
 
-/// Tells the trail how many it does not tell of.
+/// Records the number of refusals that were not recorded.
 fn tell(engine: &Engine, missed: &Missed) {
     if missed.entries == 0 {
         return;
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn who_guesses_hides_nobody_else() {
+    fn guessing_hides_nobody_else() {
         let (failures, now) = (Failures::default(), Instant::now());
         let told = |from: &str, whose: &str, times: usize| {
             (0..times).filter(|_| failures.take(now, ip(from), whose).0).count()
@@ -231,7 +231,7 @@ mod tests {
         // A network of IPv6 is one address, and IPv4 is the same however it is written.
         assert_eq!(told("2001:db8::1", "unknown", 8) + told("2001:db8::2", "unknown", 8), 10);
         assert_eq!(told("::ffff:192.0.2.1", "unknown", 8), 0);
-        // Where many guess, the first of each is told for longer.
+        // If many guess, the first ones of each are recorded for longer.
         for number in 0..250 {
             told(&format!("198.51.100.{number}"), "unknown", 20);
         }
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_told_is_told_although_nobody_comes_any_more() {
+    fn what_was_not_recorded_is_reported_even_without_further_refusals() {
         let (failures, now) = (Failures::default(), Instant::now());
         for _ in 0..RECORDED_PER_CREDENTIAL + 7 {
             failures.take(now, ip("192.0.2.1"), "unknown");
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn one_who_tries_once_is_told_beside_twenty_who_guess() {
+    fn a_single_failure_is_recorded_beside_twenty_guessers() {
         let (failures, now) = (Failures::default(), Instant::now());
         for number in 0..20 {
             for _ in 0..1000 {

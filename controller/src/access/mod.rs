@@ -1,4 +1,4 @@
-//! Who is asking: signed requests, bearer tokens and sessions of the console, all of which mean an account or the operator.
+//! Authentication: signed requests, bearer tokens and sessions of the console, each of which identifies an account or an operator.
 
 pub mod failures;
 pub mod operators;
@@ -29,14 +29,14 @@ use std::{
 use thiserror::Error;
 use vault::Vault;
 
-/// Who asks, and how that is known.
+/// The caller, and how it was authenticated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     /// The caller.
     pub actor: Actor,
-    /// Which operator, where it is one.
+    /// Which operator, if it is one.
     pub operator: Option<Operator>,
-    /// With what the request was signed; none with a token.
+    /// The access key that signed the request; none with a token.
     pub signed: Option<Signed>,
     /// The service that a signature names, for instance `vpc`.
     pub service: Option<String>,
@@ -45,23 +45,23 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// One with nothing but an identity.
+    /// A caller of which only the identity matters.
     pub fn of(Principal { actor, operator }: Principal) -> Self {
         Self { actor, operator, signed: None, service: None, region: None }
     }
 
-    /// Who it is, as the log and the audit trail say it.
+    /// Its name in the log and the audit trail.
     pub fn word(&self) -> String {
         self.operator.as_ref().map_or_else(|| self.actor.to_string(), ToString::to_string)
     }
 }
 
-/// Who somebody is: an account, or an operator.
+/// An identity: an account, or an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
     /// For the rules.
     pub actor: Actor,
-    /// Which operator, where it is one.
+    /// Which operator, if it is one.
     pub operator: Option<Operator>,
 }
 
@@ -77,46 +77,46 @@ impl From<Operator> for Principal {
     }
 }
 
-/// Why nobody knows who asks.
+/// Why authentication failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum AccessError {
-    /// There is no `Authorization`.
+    /// There is no header `Authorization`.
     #[error("sign the request, or send a header `Authorization: Bearer TOKEN`")]
     Missing,
-    /// The token is nobody's.
-    #[error("the token is not known")]
+    /// Unknown token.
+    #[error("unknown token")]
     UnknownToken,
-    /// The access key is nobody's. Looks like a wrong signature, so that nobody can look for access keys.
-    #[error("the access key is not known, or the signature does not match the request")]
+    /// Unknown access key. Looks like a wrong signature, so that access keys cannot be enumerated.
+    #[error("unknown access key, or the signature does not match the request")]
     WrongSignature,
-    /// The signature cannot be read.
+    /// Malformed signature.
     #[error(transparent)]
     Signature(#[from] SignatureError),
-    /// The same request came before.
+    /// The same request was received before.
     #[error("this exact request was already received: sign it again")]
     Replayed,
-    /// An account has sent so many signed requests that it cannot be told of more whether they came before.
+    /// An account has sent so many signed requests that its further ones cannot be checked for replays.
     #[error("account {account} has sent too many signed requests within half an hour: use a token, or wait")]
     TooManySigned {
         /// The account.
         account: AccountId,
     },
-    /// The access key is nobody's, or its secret key another. It looks the same.
+    /// The access key is unknown, or its secret key is wrong. Both look the same.
     #[error("unknown access key or wrong secret key")]
     WrongKey,
-    /// The cookie is that of no session.
+    /// The cookie belongs to no session.
     #[error("the session has ended: sign in again")]
     NoSession,
-    /// A browser would change something in the name of its user, because of another's page.
+    /// A page of another site would change something in the name of the browser's user.
     #[error(
         "with a session's cookie, only the console's own pages may change something: they send the header `{}`",
         session::PAGE
     )]
     OthersPage,
-    /// A browser would change something with its user's certificate, because of another's page.
+    /// A page of another site would change something with the user's client certificate.
     #[error("with a client certificate, a browser may change something from this controller's own pages only")]
     OthersPageByCertificate,
-    /// So many credentials from one address were wrong that no more are looked at for a while.
+    /// So many credentials from one address were wrong that no more are checked for a while.
     #[error("too many credentials from this address were wrong: try again in {wait_s} s")]
     TooManyFailures {
         /// For how long, in seconds.
@@ -124,17 +124,17 @@ pub enum AccessError {
     },
 }
 
-/// An account has asked too often.
+/// An account has sent too many requests.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("account {account} sent too many requests: try again in {wait_s} s")]
 pub struct RateLimited {
     /// The account.
     pub account: AccountId,
-    /// When it may ask again, in seconds.
+    /// When it can send the next one, in seconds.
     pub wait_s: u64,
 }
 
-/// Whole seconds, so that whoever waits for so long has waited enough.
+/// Whole seconds, rounded up, so that waiting for this long suffices.
 fn seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
@@ -142,10 +142,10 @@ fn seconds(wait: Duration) -> u64 {
 /// Why no session was opened.
 #[derive(Debug, Error)]
 pub enum SignInError {
-    /// The credential is nobody's.
+    /// Unknown credential.
     #[error(transparent)]
     Unknown(#[from] AccessError),
-    /// A session could not be made up.
+    /// No session could be created.
     #[error(transparent)]
     NoRandomness(#[from] secret::NoRandomness),
 }
@@ -155,7 +155,7 @@ pub(crate) fn is_read(method: &str) -> bool {
     ["GET", "HEAD"].contains(&method)
 }
 
-/// Whom a request says to be of: an access key, or a token.
+/// The identity that a request claims: an access key, or a token.
 fn claim(parts: &Parts<'_>) -> Option<String> {
     let authorization = parts.header("authorization")?;
     let (scheme, rest) = authorization.split_once(' ')?;
@@ -166,7 +166,7 @@ fn claim(parts: &Parts<'_>) -> Option<String> {
     credential.split('/').next().map(str::to_owned)
 }
 
-/// What a credential says about whom it is of.
+/// The identity that a credential claims.
 #[derive(Clone, Copy)]
 enum Claimed<'a> {
     /// A bearer token.
@@ -190,46 +190,46 @@ impl<'a> Claimed<'a> {
     }
 }
 
-/// Recognises callers.
+/// Authenticates callers.
 #[derive(Clone)]
 pub struct Access {
     engine: Arc<Engine>,
-    /// The operators of now.
+    /// The current operators.
     operators: Arc<RwLock<Arc<Operators>>>,
     failures: Arc<Failures>,
     replays: Arc<Mutex<Replays>>,
     sessions: Arc<Sessions>,
     guard: Arc<Guard>,
     vault: Arc<Vault>,
-    /// Whether clients come over TLS.
+    /// Whether clients connect over TLS.
     over_tls: bool,
 }
 
-/// What the head of a request says about who asks.
+/// Whether the head of a request suffices to authenticate it.
 pub enum Identified {
-    /// It is known.
+    /// It does.
     Known(Caller),
-    /// It is known when the body is.
+    /// The body is needed, too.
     Signed(Pending),
 }
 
-/// A signature that may be right.
+/// A signature that can only be checked with the body.
 pub struct Pending {
     signature: Signature,
-    /// The account with the access key, and its secret key; none where the access key is nobody's.
+    /// The account with the access key, and its secret key; none for an unknown access key.
     key: Option<(AccountId, String)>,
 }
 
 impl Pending {
-    /// Whether the signature cannot be right, whatever the body says. It is not to be answered before the body is read: who
-    /// looks for access keys would learn from it which there are.
+    /// Whether the signature cannot be right, whatever the body is. It must not be answered before the body has been read, so that
+    /// access keys cannot be enumerated by the response time.
     pub fn is_nobody(&self) -> bool {
         self.key.is_none()
     }
 }
 
 impl Access {
-    /// Knows the accounts of an engine, and these operators.
+    /// Authenticates the accounts of an engine, and these operators.
     pub fn new(engine: Arc<Engine>, operators: Operators, vault: Arc<Vault>) -> Self {
         Self {
             engine,
@@ -243,7 +243,7 @@ impl Access {
         }
     }
 
-    /// The same for clients that come over TLS, if they do.
+    /// The same for clients that connect over TLS, if they do.
     #[must_use]
     pub fn over_tls(self, over_tls: bool) -> Self {
         Self { over_tls, ..self }
@@ -254,7 +254,7 @@ impl Access {
         session::cookie_name(self.over_tls)
     }
 
-    /// What seals the secret keys of accounts.
+    /// Encrypts the secret keys of accounts.
     pub fn vault(&self) -> &Vault {
         &self.vault
     }
@@ -273,7 +273,7 @@ impl Access {
         }
     }
 
-    /// Goes on with other limits of requests and failures.
+    /// Replaces the limits on requests and failures.
     pub fn tune(&self, rates: Rates) {
         self.guard.tune(rates);
     }
@@ -282,22 +282,22 @@ impl Access {
         Arc::clone(&self.operators.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Which operator a certificate with these names is of.
+    /// The operator whose certificate has these names.
     pub fn operator_by_certificate(&self, names: &[String]) -> Option<Operator> {
         self.operators().by_certificate(names).cloned()
     }
 
-    /// Tells the audit trail of somebody who was refused.
+    /// Records a refusal in the audit trail.
     pub fn record(&self, origin: &Origin, refusal: Refusal<'_>) {
         self.failures.record(&self.engine, origin, refusal);
     }
 
-    /// Tells the audit trail how many refusals it does not tell of, when their minute is over.
+    /// Records in the audit trail how many refusals it does not contain, once their minute is over.
     pub fn tell_missed(&self) {
         self.failures.tell_missed(&self.engine);
     }
 
-    /// Tells the audit trail of a credential that was wrong. Tokens are not told: they may be another's, or nearly right.
+    /// Records a wrong credential in the audit trail. Tokens are not shown: they can be someone else's, or nearly right.
     fn record_wrong(&self, origin: &Origin, access_key: Option<&str>, error: &AccessError) {
         let account = access_key
             .and_then(|key| self.engine.read(|state, _| state.by_access_key(key).map(|(account, _)| account.clone())));
@@ -315,7 +315,7 @@ impl Access {
         })
     }
 
-    /// Whether it is looked at credentials from there.
+    /// Whether credentials from this address are checked at all.
     fn admit(&self, from: Source, claim: Claim) -> Result<(), AccessError> {
         self.guard.admit(from, claim).map_err(|wait| {
             self.engine.metrics().limited(Limited::Source);
@@ -323,14 +323,14 @@ impl Access {
         })
     }
 
-    /// Looks at a credential, if there were not too many wrong ones, and takes note of whether it is right.
+    /// Checks a credential, unless there were too many wrong ones, and notes whether it is right.
     fn guarded<T>(
         &self,
         origin: &Origin,
         claim: Option<Claimed<'_>>,
         look: impl FnOnce() -> Result<T, AccessError>,
     ) -> Result<T, AccessError> {
-        // A session's cookie has 256 random bits, and where nothing is said nothing is guessed.
+        // A session's cookie has 256 random bits, and without credentials nothing is guessed.
         let Some(claimed) = claim else { return look() };
         let from = Source::from(origin.address);
         let claim: Claim = digest::sha256(claimed.text().as_bytes());
@@ -347,7 +347,7 @@ impl Access {
         looked
     }
 
-    /// Opens a session for who knows an access key's secret key. Returns what its cookie is to say, and who it is.
+    /// Opens a session with an access key and its secret key. Returns the value of its cookie, and the identity.
     pub fn sign_in_by_key(
         &self,
         access_key: &str,
@@ -362,12 +362,12 @@ impl Access {
 
     fn by_key(&self, access_key: &str, secret_key: &str) -> Result<AccountId, AccessError> {
         let known = self.secret_key(access_key).map(|(id, secret)| (id, digest::sha256(secret.as_bytes())));
-        // Hashes may be compared in any time: what is learnt of one says nothing about what was hashed.
+        // Comparing hashes need not take constant time: what it reveals of one says nothing about the hashed text.
         let said = digest::sha256(secret_key.as_bytes());
         known.filter(|(_, secret)| *secret == said).map(|(account, _)| account).ok_or(AccessError::WrongKey)
     }
 
-    /// Opens a session for who has a bearer token. Returns what its cookie is to say, and who it is.
+    /// Opens a session with a bearer token. Returns the value of its cookie, and the identity.
     pub fn sign_in_by_token(&self, token: &str, origin: &Origin) -> Result<(String, Principal), SignInError> {
         let claimed = Some(Claimed::Token(token));
         let Caller { actor, operator, .. } = self.guarded(origin, claimed, || self.by_token(token))?;
@@ -379,14 +379,14 @@ impl Access {
         Ok((self.sessions.open(principal.clone(), with, self.engine.now_ms())?, principal))
     }
 
-    /// Ends the session whose cookie comes with a request.
+    /// Ends the session whose cookie a request contains.
     pub fn sign_out(&self, headers: &http::HeaderMap) {
         if let Some(said) = session::cookie(headers, self.over_tls) {
             self.sessions.close(&said);
         }
     }
 
-    /// Who asks with a session's cookie. What changes something must come from the console's own pages.
+    /// Authenticates by a session's cookie. Changes must come from the console's own pages.
     fn by_session(&self, said: &str, parts: &Parts<'_>, by_itself: bool) -> Result<Caller, AccessError> {
         if !is_read(parts.method) && !session::is_from_own_page(parts.headers) {
             return Err(AccessError::OthersPage);
@@ -399,13 +399,13 @@ impl Access {
         Ok(Caller::of(principal))
     }
 
-    /// The engine whose accounts it knows.
+    /// The engine whose accounts are authenticated.
     pub fn engine(&self) -> Arc<Engine> {
         Arc::clone(&self.engine)
     }
 
-    /// Knows other operators, or other tokens of theirs, from now on. Sessions that were opened with what is none any more have
-    /// ended. Returns whether anything is another.
+    /// Replaces the operators and their tokens. Sessions that were opened with a credential that is no longer valid have
+    /// ended. Returns whether anything has changed.
     pub fn replace_operators(&self, operators: Operators) -> bool {
         let mut known = self.operators.write().unwrap_or_else(PoisonError::into_inner);
         let differs = **known != operators;
@@ -413,7 +413,7 @@ impl Access {
         differs
     }
 
-    /// Finds out who asks, as far as the head of a request says it: everything that can be refused without the body is.
+    /// Authenticates as far as the head of a request allows: everything that can be refused without the body is.
     pub fn identify(&self, head: &Parts<'_>, origin: &Origin) -> Result<Identified, AccessError> {
         let authorization = head.header("authorization").unwrap_or_default();
         if !authorization.starts_with("JDCLOUD") {
@@ -421,8 +421,8 @@ impl Access {
             let claimed = token.as_deref().map(Claimed::Token);
             return self.guarded(origin, claimed, || self.whose(head)).map(Identified::Known);
         }
-        // Dates are told by clocks of the day. How long something is remembered is told by the time that passes, which
-        // nobody can set.
+        // Dates are compared with the wall clock. How long something is remembered depends on elapsed time, which cannot be
+        // set.
         let (now_ms, wall_ms) = (self.engine.now_ms(), self.engine.wall_ms());
         let mut signature = Signature::read(&authorization, head, wall_ms)?;
         signature.until_ms = signature.until_ms.saturating_sub(wall_ms).saturating_add(now_ms);
@@ -431,13 +431,13 @@ impl Access {
         Ok(Identified::Signed(Pending { signature, key }))
     }
 
-    /// Finds out who has signed a request, with the body's hash in its `parts`.
+    /// Checks the signature of a request, with the body's hash in its `parts`.
     pub fn verify(&self, pending: Pending, parts: &Parts<'_>, origin: &Origin) -> Result<Caller, AccessError> {
         let Pending { signature, key } = pending;
-        // Of many that came at once the others may have been wrong meanwhile.
+        // Other credentials that arrived concurrently may have been wrong meanwhile.
         self.guarded(origin, Some(Claimed::AccessKey(&signature.access_key)), || {
             let secret = key.as_ref().map_or("", |(_, secret)| secret);
-            // It takes as long where the key is nobody's.
+            // It takes as long for an unknown access key.
             let is_right = signature.verify(parts, secret);
             key.as_ref().filter(|_| is_right).map(|_| ()).ok_or(AccessError::WrongSignature)
         })?;
@@ -451,7 +451,7 @@ impl Access {
         })
     }
 
-    /// Whether a signed request came before. From now on it did.
+    /// Checks that a signed request was not received before, and remembers it.
     pub fn take_once(&self, caller: &Caller, parts: &Parts<'_>) -> Result<(), AccessError> {
         let (Some(account), Some(signed)) = (caller.actor.account(), &caller.signed) else { return Ok(()) };
         let nonce = parts.header("x-jdcloud-nonce").unwrap_or_default();
@@ -465,13 +465,13 @@ impl Access {
         )
     }
 
-    /// Who asks with a token or a session.
+    /// Authenticates by a token or a session.
     pub fn whose(&self, parts: &Parts<'_>) -> Result<Caller, AccessError> {
         let by_itself = parts.headers.get(session::PAGE).is_some_and(|page| page == session::BY_ITSELF);
         self.who_asks(parts, by_itself)
     }
 
-    /// The same for what nobody does: it keeps no session alive.
+    /// The same for requests that a page sends by itself: they keep no session alive.
     pub fn whose_by_itself(&self, parts: &Parts<'_>) -> Result<Caller, AccessError> {
         self.who_asks(parts, true)
     }

@@ -1,5 +1,5 @@
-//! Operators: who they are, and what each may do. The one of the settings' `operator_token_file`, and of certificates for
-//! [`OPERATOR`], has no name and may do everything; others are named in the settings.
+//! Operators and their permissions. The unnamed one, with the token in `operator_token_file` of the settings or a certificate for
+//! [`OPERATOR`], may do everything; others are named in the settings.
 
 use crate::digest;
 use cps_peering_config::{settings::OperatorRole, tls::OPERATOR};
@@ -9,9 +9,9 @@ use thiserror::Error;
 /// An operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operator {
-    /// How the audit trail names it; none for the one that the settings do not name.
+    /// Its name in the audit trail; none for the one that the settings do not name.
     pub name: Option<String>,
-    /// What it may do.
+    /// Its permissions.
     pub role: OperatorRole,
 }
 
@@ -31,7 +31,7 @@ impl fmt::Display for Operator {
     }
 }
 
-/// Two operators who could not be told from each other.
+/// Two operators who could not be distinguished.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SameOperator {
     /// They have one token.
@@ -42,7 +42,7 @@ pub enum SameOperator {
     Certificate(String, String),
 }
 
-/// The operators there are, by what they are known by.
+/// All operators, by their credentials.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Operators {
     /// By the SHA-256 of their tokens.
@@ -83,18 +83,18 @@ impl Operators {
         self.by_certificate.keys().map(String::as_str)
     }
 
-    /// Whose token has this SHA-256. (Hashes of random tokens may be compared in any time: nobody can steer them.)
+    /// The operator whose token has this SHA-256. (Comparing hashes of random tokens need not take constant time: clients cannot choose them.)
     pub fn by_token(&self, hash: &[u8; 32]) -> Option<&Operator> {
         self.by_token.get(hash)
     }
 
-    /// Whose certificate has these names. Of one with the names of several operators, the one who may do the least.
+    /// The operator whose certificate has these names. If they are of several operators, the one with the fewest permissions.
     pub fn by_certificate(&self, names: &[String]) -> Option<&Operator> {
         names.iter().filter_map(|name| self.by_certificate.get(name)).min_by_key(|operator| operator.role)
     }
 }
 
-/// What an operator must be for a request below `/admin/v1`. What is not known here is for administrators.
+/// The role that a request below `/admin/v1` needs. Unknown paths need `admin`.
 pub fn needed(method: &str, path: &str) -> OperatorRole {
     if super::is_read(method) {
         return OperatorRole::Read;
@@ -102,7 +102,7 @@ pub fn needed(method: &str, path: &str) -> OperatorRole {
     let path = path.strip_prefix("/admin/v1").unwrap_or(path);
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
     match segments.as_slice() {
-        // It is asked by a body, and changes nothing.
+        // The question is in the body; nothing is changed.
         ["paths"] => OperatorRole::Read,
         ["apply" | "hosts" | "clock" | "peerings" | "backups" | "rollout", ..]
         | ["accounts", _, "chargeStatus" | "quotas", ..] => OperatorRole::Operate,
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operators_are_known_by_token_or_certificate_and_never_two_by_one() {
+    fn operators_are_identified_by_token_or_certificate_and_no_two_share_one() {
         let mut operators = Operators::new("the operators' token");
         operators.add("li", OperatorRole::Read, Some("li's token"), "spiffe://cps-peering/operator/li").unwrap();
         operators.add("wang", OperatorRole::Operate, None, "urn:wang").unwrap();
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_for_administrators_and_so_is_what_is_not_known() {
+    fn credentials_need_admin_and_so_do_unknown_paths() {
         use OperatorRole::{Admin, Operate, Read};
         for (method, path, role) in [
             ("GET", "/admin/v1/accounts", Read),

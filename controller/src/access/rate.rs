@@ -1,8 +1,7 @@
-//! How often an account may ask, and how often somebody may be wrong about who they are.
+//! Rate limits on requests of an account, and on failed sign-ins.
 //!
-//! Each has a bucket that holds so many tokens and gets a new one every so often. A bucket is kept as the time at which it will
-//! be full again (GCRA), and one that is full as nothing at all. Who floods the tables with addresses makes them forget the
-//! buckets that are the least empty: memory is bounded, and nobody is refused because of others.
+//! Each is a token bucket, kept as the time at which it will be full again (GCRA); a full bucket takes no memory. Flooding the
+//! tables with addresses drops the fullest buckets first: memory is bounded, and nobody is refused because of others.
 
 use cps_peering_config::id::AccountId;
 pub use cps_peering_http::source::Source;
@@ -15,10 +14,10 @@ use std::{
 
 /// How many buckets of one kind there may be.
 const MOST: usize = 16 * 1024;
-/// How long it is remembered that a credential came from an address and was right.
+/// How long a correct credential from an address is remembered.
 const PROVEN: Duration = Duration::from_hours(24);
 
-/// How fast a bucket fills, and how much it holds.
+/// How fast a bucket refills, and how much it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     every: Duration,
@@ -26,7 +25,7 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// So many in such a time, and `burst` at once, at least one. None with `count` 0: there is no limit.
+    /// `count` within a time, and `burst` at once, at least one. None with `count` 0: there is no limit.
     pub fn new(count: u32, within: Duration, burst: u32) -> Option<Self> {
         (count > 0).then(|| Self { every: within / count, burst: burst.max(1) })
     }
@@ -36,7 +35,7 @@ impl Rate {
     }
 }
 
-/// The limits; none where there is no limit.
+/// The limits; none for no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rates {
     /// Of an account's requests.
@@ -45,7 +44,7 @@ pub struct Rates {
     pub failures: Option<Rate>,
 }
 
-/// Buckets by what they are for. Times are since any fixed moment.
+/// Buckets by key. Times are relative to an arbitrary fixed moment.
 struct Buckets<K>(HashMap<K, Duration>);
 
 impl<K> Default for Buckets<K> {
@@ -55,13 +54,13 @@ impl<K> Default for Buckets<K> {
 }
 
 impl<K: Hash + Eq> Buckets<K> {
-    /// How long it is until there is a token; zero when there is one.
+    /// How long until there is a token; zero if there is one.
     fn wait(&self, key: &K, rate: Rate, now: Duration) -> Duration {
         let full_at = self.0.get(key).copied().unwrap_or_default().max(now);
         (full_at + rate.every).saturating_sub(now + rate.whole())
     }
 
-    /// Takes tokens, as many as there are.
+    /// Takes tokens, as many as are left.
     fn charge(&mut self, key: K, tokens: u32, rate: Rate, now: Duration) {
         if self.0.len() >= MOST && !self.0.contains_key(&key) {
             self.forget(now);
@@ -70,7 +69,7 @@ impl<K: Hash + Eq> Buckets<K> {
         *full_at = ((*full_at).max(now) + rate.every.saturating_mul(tokens)).min(now + rate.whole());
     }
 
-    /// Forgets those that are full, and if that is not enough half of the others.
+    /// Drops full buckets, and if that is not enough half of the others.
     fn forget(&mut self, now: Duration) {
         self.0.retain(|_, full_at| *full_at > now);
         if self.0.len() >= MOST {
@@ -87,7 +86,7 @@ fn keep_the_latest_half<K: Hash + Eq>(times: &mut HashMap<K, Duration>) {
     times.retain(|_, time| *time > middle);
 }
 
-/// What a credential says about whom it is of: its access key or token, as a SHA-256.
+/// The identity that a credential claims: the SHA-256 of its access key or token.
 pub type Claim = [u8; 32];
 
 #[derive(Default)]
@@ -95,15 +94,15 @@ struct Inner {
     rates: Rates,
     requests: Buckets<AccountId>,
     failures: Buckets<Source>,
-    /// By what was claimed, from wherever; also what is nobody's, so that it looks like what is somebody's.
+    /// By claimed identity, from any address; also for unknown ones, which must look like known ones.
     against: Buckets<Claim>,
-    /// Failures of who was right before.
+    /// Failures of pairs of address and identity that were right before.
     slips: Buckets<(Source, Claim)>,
-    /// Who was right, and when last.
+    /// Pairs that were right, and when last.
     proven: HashMap<(Source, Claim), Duration>,
 }
 
-/// Counts requests and failures.
+/// Limits requests and failures.
 pub struct Guard {
     began: Instant,
     inner: Mutex<Inner>,
@@ -120,17 +119,17 @@ impl Guard {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Goes on with other limits.
+    /// Replaces the limits.
     pub fn tune(&self, rates: Rates) {
         self.lock().rates = rates;
     }
 
-    /// Counts a request. The error is how long to wait.
+    /// Counts a request. The error is the time to wait.
     pub fn request(&self, account: &AccountId) -> Result<(), Duration> {
         self.lock().request(account, self.began.elapsed())
     }
 
-    /// Whether it is looked at all whether a credential is right. The error is how long to wait.
+    /// Whether a credential is checked at all. The error is the time to wait.
     pub fn admit(&self, from: Source, claim: Claim) -> Result<(), Duration> {
         self.lock().admit(from, claim, self.began.elapsed())
     }
@@ -162,7 +161,7 @@ impl Inner {
         lately && self.slips.wait(&pair, rate, now).is_zero()
     }
 
-    /// Who was right before from the same address is let in, whatever others do at that address or with that key.
+    /// An identity that was right before from the same address is admitted, whatever others do at that address or with that key.
     fn admit(&self, from: Source, claim: Claim, now: Duration) -> Result<(), Duration> {
         let Some(rate) = self.rates.failures else { return Ok(()) };
         let wait = self.failures.wait(&from, rate, now);
@@ -179,8 +178,8 @@ impl Inner {
         self.proven.insert((from, claim), now);
     }
 
-    /// While many addresses try one key, each has one try where it else had a whole bucket: they get nowhere together, and its
-    /// owner is let in at the first right try, from wherever.
+    /// While many addresses try one key, each has a single try instead of a whole bucket: together they get nowhere, and the key's
+    /// owner is admitted at the first right try, from any address.
     fn wrong(&mut self, from: Source, claim: Claim, now: Duration) {
         let Some(rate) = self.rates.failures else { return };
         if self.proven.contains_key(&(from, claim)) {
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_may_ask_so_often_and_others_do_not_feel_it() {
+    fn an_accounts_requests_are_limited_and_others_are_not_affected() {
         let (mut inner, acme, other) = (inner(), "acme".parse().unwrap(), "other".parse().unwrap());
         let now = 100 * S;
         for _ in 0..3 {
@@ -225,7 +224,7 @@ mod tests {
         assert_eq!(inner.request(&other, now), Ok(()));
         assert_eq!(inner.request(&acme, now + S), Ok(()));
         assert_eq!(inner.request(&acme, now + S), Err(S));
-        // No more than the burst, however long it was quiet.
+        // No more than the burst, however long there was no request.
         for _ in 0..3 {
             assert_eq!(inner.request(&acme, now + 100 * S), Ok(()));
         }
@@ -235,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_guesses_is_slowed_and_its_neighbours_who_were_right_are_not() {
+    fn an_address_that_guesses_is_slowed_and_proven_neighbours_are_not() {
         let (mut inner, now) = (inner(), S);
         let (guesser, owner) = (from("192.0.2.1"), [2; 32]);
         inner.right(guesser, owner, now);
@@ -247,7 +246,7 @@ mod tests {
         assert_eq!(inner.admit(guesser, owner, now), Ok(()), "another behind the same address");
         assert_eq!(inner.admit(from("192.0.2.2"), KEY, now), Ok(()));
         assert_eq!(inner.admit(guesser, KEY, now + S), Ok(()));
-        // One that was right once is no way to guess without an end.
+        // An identity that was right once cannot guess without a limit.
         for _ in 0..3 {
             assert_eq!(inner.admit(guesser, owner, now), Ok(()));
             inner.wrong(guesser, owner, now);

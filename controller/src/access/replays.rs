@@ -1,27 +1,27 @@
-//! Signed requests that came lately, so that none is taken twice.
+//! Recent signed requests, so that none is accepted twice.
 //!
-//! A signature says who asked for what in which second. What is signed must not be done again by whoever has seen it, for as long
-//! as its date is good: those that came are remembered until then. Only requests that are let in are, so refusals cost nothing.
+//! A signature covers the request and its second. Whoever has seen it must not be able to repeat it for as long as its date is
+//! valid: requests are remembered until then. Only admitted requests are, so refusals cost nothing.
 
 use crate::digest;
 use cps_peering_config::id::AccountId;
 use std::collections::HashMap;
 
-/// How many signed requests are remembered, some 60 bytes each. An account may have no more of them than are free.
+/// How many signed requests are remembered, some 60 bytes each. An account can have no more of them than are free.
 const MOST: usize = 1 << 20;
 const MINUTE_MS: u64 = 60_000;
-/// For how long a client may send the same change again in good faith.
+/// For how long a client can send the same change again in good faith, in milliseconds.
 const AT_ONCE_MS: u64 = 3000;
 
 /// A signature with its nonce, or a signature alone: half of a SHA-256.
 type Key = [u8; 16];
 
-/// Why a request is not taken.
+/// Why a request is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NotNew {
-    /// It came before.
+    /// It was received before.
     Replayed,
-    /// So many of this account are remembered that there is no room for one more.
+    /// So many of this account are remembered that there is no room for more.
     NoRoom,
 }
 
@@ -31,13 +31,13 @@ struct Times {
     until_ms: u64,
 }
 
-/// Those that came lately, by account.
+/// Recent requests, by account.
 #[derive(Debug, Default)]
 pub(super) struct Replays {
     by_account: HashMap<AccountId, HashMap<Key, Times>>,
     count: usize,
     forget_at_ms: u64,
-    /// When it was asked last.
+    /// The time of the last call.
     asked_ms: u64,
 }
 
@@ -49,9 +49,9 @@ fn key(parts: &[&str]) -> Key {
 }
 
 impl Replays {
-    /// Takes note of a request of an account. The newer signature does not cover the nonce: the very same request is refused
-    /// always; one with the same signature and another nonce may be a client that asks twice within a second, which `changes`
-    /// nothing at the second time (see `model::decide`). Such a client does so at once: later, what changed nothing when it was
+    /// Remembers a request of an account. The newer signature does not cover the nonce: exactly the same request is always
+    /// refused; one with the same signature and another nonce can be a client that repeats it within a second, which `changes`
+    /// nothing the second time (see `model::decide`). Such a client does so within moments: later, what changed nothing when it was
     /// signed might change something.
     pub(super) fn take(
         &mut self,
@@ -88,7 +88,7 @@ impl Replays {
         Ok(())
     }
 
-    /// The clock was set back: what is remembered is so no longer than it would have been.
+    /// The clock was set back: nothing is remembered for longer because of that.
     fn set_back(&mut self, back_ms: u64) {
         for times in self.by_account.values_mut().flat_map(HashMap::values_mut) {
             times.first_ms = times.first_ms.saturating_sub(back_ms);
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_very_same_comes_once_and_the_same_change_no_later_than_at_once() {
+    fn an_identical_request_is_accepted_once_and_the_same_change_only_within_moments() {
         let (mut replays, acme) = (Replays::default(), id("acme"));
         let mut take = |nonce: &str, now_ms, changes| replays.take(&acme, ["s", nonce], 900_000, now_ms, changes);
         assert_eq!(take("1", 1000, true), Ok(()));

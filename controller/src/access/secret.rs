@@ -1,4 +1,4 @@
-//! Keys and tokens: made from the system's random numbers, kept as hashes where the scheme allows it.
+//! Keys and tokens: random, and stored as hashes where the scheme allows it.
 
 use crate::digest::{hex, sha256};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -17,15 +17,15 @@ pub struct NoRandomness;
 /// A file with a secret cannot be used.
 #[derive(Debug, Error)]
 pub enum PrivateFileError {
-    /// The file system said no.
+    /// It cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
         /// The file.
         path: PathBuf,
-        /// The error.
+        /// The I/O error.
         source: io::Error,
     },
-    /// It is no secret.
+    /// Others can read it.
     #[error("{path} can be read by others (mode {mode:04o}): chmod 600 {path}")]
     Open {
         /// The file.
@@ -35,7 +35,7 @@ pub enum PrivateFileError {
     },
 }
 
-/// Reads a file that nobody but its owner may read, without space around it. What systemd hands over (`LoadCredential=`) is
+/// Reads a file that only its owner can read, and trims white space. A credential from systemd (`LoadCredential=`) is
 /// private by an access control list, which looks like a group's permission.
 pub fn read_private(path: &Path) -> Result<String, PrivateFileError> {
     let failed = |source| PrivateFileError::Read { path: path.to_owned(), source };
@@ -48,7 +48,7 @@ pub fn read_private(path: &Path) -> Result<String, PrivateFileError> {
     Ok(fs::read_to_string(path).map_err(failed)?.trim().to_owned())
 }
 
-/// The SHA-256 under which a token is kept, in hexadecimal.
+/// The SHA-256 under which a token is stored, in hexadecimal.
 pub fn token_hash(token: &str) -> String {
     hex(&sha256(token.as_bytes()))
 }
@@ -60,7 +60,7 @@ pub fn random_hex(bytes: usize) -> Result<String, NoRandomness> {
     Ok(hex(&random))
 }
 
-/// An access key: `JDC_` and 28 characters, as JD Cloud's look.
+/// An access key: `JDC_` and 28 characters, as JD Cloud's.
 pub fn access_key() -> Result<String, NoRandomness> {
     Ok(format!("JDC_{}", random_hex(14)?.to_uppercase()))
 }

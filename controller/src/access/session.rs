@@ -1,7 +1,7 @@
-//! Sessions of the console: who has signed in, known by a cookie.
+//! Sessions of the console, identified by a cookie.
 //!
-//! A session is worth no more than the credential that it was opened with: when that is taken away, the session ends.
-//! Sessions are kept in memory, by the SHA-256 of what the cookie says; a restart of the controller ends them.
+//! A session is worth no more than the credential that it was opened with: when that is removed, the session ends.
+//! Sessions are kept in memory, by the SHA-256 of the cookie's value; a restart of the controller ends them.
 
 use super::{AccessError, Principal, operators::Operators, secret};
 use crate::digest;
@@ -11,21 +11,21 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// The name of the cookie. Over TLS, browsers take one of such a name from this very host alone, and over TLS alone
+/// The name of the cookie. Over TLS its prefix makes browsers accept it from this very host and over TLS only
 /// (`__Host-`, RFC 6265bis section 4.1.3.2).
 pub fn cookie_name(over_tls: bool) -> &'static str {
     if over_tls { "__Host-cps_peering_session" } else { "cps_peering_session" }
 }
 
-/// A page of the console sends it with everything: pages of others cannot, without being asked about it first.
+/// The console's pages send this header with every request: pages of other sites cannot without a CORS preflight, which fails.
 pub const PAGE: &str = "x-cps-console";
-/// The value of [`PAGE`] of what a page asks for by itself, which keeps no session alive.
+/// The value of [`PAGE`] in requests that a page sends by itself, which keep no session alive.
 pub const BY_ITSELF: &str = "background";
-/// How long a session lasts in which nobody does anything, in milliseconds.
+/// How long a session lasts without activity, in milliseconds.
 pub const IDLE_MS: u64 = 60 * 60 * 1000;
 /// How long a session lasts at most, in milliseconds.
 pub const LONGEST_MS: u64 = 12 * 60 * 60 * 1000;
-/// How many sessions one account, or the operators, may have. The one that was used least lately gives way.
+/// How many sessions one account, or the operators, can have. The least recently used one is dropped.
 const MOST: usize = 32;
 
 /// What a session was opened with.
@@ -39,7 +39,7 @@ pub enum OpenedWith {
     OperatorToken([u8; 32]),
 }
 
-/// The credentials that are good now.
+/// The credentials that are valid now.
 pub struct Valid<'a> {
     /// Those of accounts.
     pub state: &'a State,
@@ -48,7 +48,7 @@ pub struct Valid<'a> {
 }
 
 impl OpenedWith {
-    /// Whose credential it still is.
+    /// The identity, if the credential is still valid.
     fn still(&self, Valid { state, operators }: &Valid<'_>) -> Option<Principal> {
         let account = match self {
             Self::AccessKey(key) => state.by_access_key(key).map(|(account, _)| account),
@@ -68,12 +68,12 @@ struct Session {
 
 impl Session {
     fn has_ended(&self, now_ms: u64) -> bool {
-        // Also where the clock was set back since: it would go on for as long as that.
+        // Also if the clock was set back since: the session would last longer by that much.
         now_ms.abs_diff(self.used_ms) >= IDLE_MS || now_ms.abs_diff(self.opened_ms) >= LONGEST_MS
     }
 }
 
-/// The sessions there are.
+/// The open sessions.
 #[derive(Default)]
 pub struct Sessions {
     by_hash: Mutex<HashMap<[u8; 32], Session>>,
@@ -84,7 +84,7 @@ impl Sessions {
         self.by_hash.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a session. Returns what the cookie is to say.
+    /// Opens a session. Returns the value of the cookie.
     pub fn open(&self, principal: Principal, with: OpenedWith, now_ms: u64) -> Result<String, secret::NoRandomness> {
         let said = secret::random_hex(32)?;
         let mut sessions = self.lock();
@@ -100,7 +100,7 @@ impl Sessions {
         Ok(said)
     }
 
-    /// Whose session it is. With `keep_alive`, it lasts longer because of that.
+    /// The identity of a session. With `keep_alive`, its idle time begins anew.
     pub fn whose(
         &self,
         said: &str,
@@ -121,13 +121,13 @@ impl Sessions {
         Ok(session.principal.clone())
     }
 
-    /// Ends a session. One that has ended before is none, which is the same.
+    /// Ends a session; one that has ended already is no error.
     pub fn close(&self, said: &str) {
         self.lock().remove(&digest::sha256(said.as_bytes()));
     }
 }
 
-/// What the session's cookie says, if there is one. Of two with one name, neither is believed.
+/// The value of the session's cookie, if there is one. If there are two with the same name, neither counts.
 pub fn cookie(headers: &http::HeaderMap, over_tls: bool) -> Option<String> {
     let lines = headers.get_all(http::header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
@@ -135,13 +135,13 @@ pub fn cookie(headers: &http::HeaderMap, over_tls: bool) -> Option<String> {
     own.next().filter(|_| own.next().is_none())
 }
 
-/// Whether a request comes from a page of the console, and not from another's. Needed of whatever changes something.
+/// Whether a request comes from a page of the console rather than of another site. Required for every change.
 pub fn is_from_own_page(headers: &http::HeaderMap) -> bool {
     let site = headers.get("sec-fetch-site").map(http::HeaderValue::as_bytes);
     headers.contains_key(PAGE) && site.is_none_or(|site| site == b"same-origin")
 }
 
-/// Whether a browser says that a page of somebody else asks. Programs that are no browsers say nothing about it.
+/// Whether a browser says that the request comes from a page of another site. Programs other than browsers say nothing about it.
 pub fn is_from_others_page(headers: &http::HeaderMap) -> bool {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let foreign_site = text("sec-fetch-site").is_some_and(|site| !["same-origin", "none"].contains(&site));
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn browsers_say_which_page_asks() {
+    fn browsers_tell_which_page_sends_a_request() {
         let of = |lines: &[(&'static str, &str)]| {
             let lines = lines.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
             is_from_others_page(&lines.collect())
@@ -293,7 +293,7 @@ mod tests {
         assert_eq!(of(&["a=b", "cps_peering_session=1"]).as_deref(), Some("1"));
         assert_eq!(of(&["cps_peering_session=1; cps_peering_session=2"]), None);
         assert_eq!(of(&["xcps_peering_session=1"]), None);
-        // Over TLS only the name counts that nobody else can set.
+        // Over TLS only the name with the prefix counts, which no one else can set.
         let both = "cps_peering_session=1; __Host-cps_peering_session=2";
         let headers = HeaderMap::from_iter([(header::COOKIE, both.parse().unwrap())]);
         assert_eq!((cookie(&headers, true).as_deref(), cookie(&headers, false).as_deref()), (Some("2"), Some("1")));

@@ -6,7 +6,7 @@
 //! key                HMAC(HMAC(HMAC(HMAC(V + secret key, YYYYMMDD), region), service), TERM)
 //! ```
 //!
-//! Clients differ in how they write path and query, so a signature may match any of the usual spellings of the one request.
+//! Clients differ in how they encode path and query, so a signature is compared with each of the usual spellings of the request.
 
 use crate::digest::{hex, sha256};
 use cps_peering_config::time::moment;
@@ -18,23 +18,23 @@ use thiserror::Error;
 /// How far the date of a request may be from now, in milliseconds.
 pub const WINDOW_MS: u64 = 15 * 60 * 1000;
 
-/// The longest nonce, in bytes: all of the last minutes are remembered. Clients send 36.
+/// The longest nonce, in bytes: all recent ones are remembered. Clients send 36.
 const MAX_NONCE: usize = 128;
 
-/// What RFC 3986 calls unreserved.
+/// The characters that RFC 3986 calls unreserved.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 const PATH: &AsciiSet = &UNRESERVED.remove(b'/');
 
 /// A SHA-256.
 pub type BodyHash = [u8; 32];
 
-/// That of no body.
+/// The hash of an empty body.
 pub const NO_BODY: BodyHash = [
     0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24, 0x27, 0xae, 0x41,
     0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
 ];
 
-/// A request, as it came.
+/// A request, as received.
 #[derive(Debug, Clone, Copy)]
 pub struct Parts<'a> {
     /// The method.
@@ -57,16 +57,16 @@ impl Parts<'_> {
     }
 }
 
-/// A signature that cannot be right, whatever the key.
+/// A signature that cannot be valid, whatever the key.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SignatureError {
-    /// The header is not of the form that the scheme asks for.
+    /// The header does not have the form that the scheme requires.
     #[error("the header Authorization is not `ALGORITHM Credential=…, SignedHeaders=…, Signature=…`: {0}")]
     Malformed(&'static str),
-    /// A header that must be there is not.
+    /// A required header is missing.
     #[error("a signed request needs the header {0}")]
     Lacks(&'static str),
-    /// The date is not a date.
+    /// The date is malformed.
     #[error("x-jdcloud-date is not of the form 20260101T000000Z: {0:?}")]
     Date(String),
     /// The date is too far from now.
@@ -74,23 +74,23 @@ pub enum SignatureError {
     Expired(String),
 }
 
-/// What a header `Authorization` says.
+/// The content of a header `Authorization`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signature {
     generation: Generation,
-    /// Whose key it is said to be.
+    /// The access key that it claims.
     pub access_key: String,
     /// The day, `YYYYMMDD`.
     day: String,
-    /// The region that it is meant for.
+    /// The region that it is valid for.
     pub region: String,
-    /// The service that it is meant for.
+    /// The service that it is valid for.
     pub service: String,
     date: String,
     signed_headers: Vec<String>,
     /// The signature in lower-case hexadecimal.
     pub value: String,
-    /// Until when the same request could be sent again, in milliseconds since 1970-01-01 UTC.
+    /// Until when the same request could be replayed, in milliseconds since 1970-01-01 UTC.
     pub until_ms: u64,
 }
 
@@ -136,7 +136,7 @@ fn parse_date(date: &str) -> Option<u64> {
 }
 
 impl Signature {
-    /// Reads what a request says about its signature, and whether it is of now.
+    /// Reads the signature of a request, and checks that its date is recent.
     pub fn read(authorization: &str, parts: &Parts<'_>, now_ms: u64) -> Result<Self, SignatureError> {
         let malformed = SignatureError::Malformed;
         let (algorithm, fields) =
@@ -186,7 +186,7 @@ impl Signature {
         })
     }
 
-    /// Whether this key made it for this request.
+    /// Whether the signature was made with this secret key for this request.
     pub fn verify(&self, parts: &Parts<'_>, secret_key: &str) -> bool {
         let Some(expected) = bytes(&self.value) else { return false };
         let step = |key: &[u8], text: &str| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes());
@@ -225,7 +225,7 @@ fn bytes(hexadecimal: &str) -> Option<Vec<u8>> {
     digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
-/// As Python's `unquote_plus` reads it.
+/// Decodes as Python's `unquote_plus` does.
 fn decode(text: &str) -> String {
     percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned()
 }
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_told() {
+    fn a_malformed_signature_is_explained() {
         let cases = [
             ("JDCLOUD3-HMAC-SHA256", "nothing behind"),
             ("JDCLOUD9-HMAC-SHA256 Credential=a", "neither"),

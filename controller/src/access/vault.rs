@@ -1,8 +1,8 @@
-//! The key with which the secret keys of accounts are sealed before they are kept.
+//! Encryption of the secret keys of accounts before they are stored.
 //!
-//! The controller needs secret keys in clear to check signatures, so a hash would not do. Records, in memory as in whatever
-//! store, hold them encrypted and authenticated (AES-256-GCM) for one account and one access key; the store's key is a file of
-//! its own, which is no part of the store and its backups.
+//! The controller needs secret keys in clear to check signatures, so a hash would not do. Records, in memory as in either kind of
+//! store, hold them encrypted and authenticated (AES-256-GCM) for one account and one access key; the store's key is in a file of
+//! its own, which is not part of the store and its backups.
 
 use super::secret::{self, PrivateFileError};
 use crate::{
@@ -27,7 +27,7 @@ use std::{
 };
 use thiserror::Error;
 
-/// How a sealed key begins; behind it the number of the store's key, and nonce and ciphertext, in hexadecimal.
+/// The beginning of a sealed key; the number of the store's key follows, then nonce and ciphertext, in hexadecimal.
 const SEALED: &str = "sealed.1.";
 
 /// Why sealed keys cannot be used.
@@ -36,7 +36,7 @@ pub enum VaultError {
     /// The key's file cannot be read.
     #[error("the store's key: {0}")]
     File(#[from] PrivateFileError),
-    /// The key's file cannot be made.
+    /// The key's file cannot be created.
     #[error("the store's key: cannot make {path}: {source}")]
     Make {
         /// The file.
@@ -44,7 +44,7 @@ pub enum VaultError {
         /// Why it failed.
         source: io::Error,
     },
-    /// The key's file is not there, and something is sealed with it.
+    /// The key's file is missing, and something is sealed with it.
     #[error(
         "the store's key {0} is missing, and access keys are sealed with it: put the file back (setting `store_key_file`). Where \
          it is lost, `cps-peering-controller forget-keys` removes all access keys"
@@ -71,13 +71,13 @@ pub enum VaultError {
         /// With which key.
         sealed_with: String,
     },
-    /// A rotation was cut off: what is sealed is sealed with the next key, which lies beside this one.
+    /// A rotation was interrupted: access keys are sealed with the next key, which is in a file beside this one.
     #[error(
-        "{0} is not the store's key any more: its rotation was cut off, and access keys are sealed with the next one, which is \
+        "{0} is not the store's key any more: its rotation was interrupted, and access keys are sealed with the next one, which is \
          there. `cps-peering-controller rotate-store-key` finishes it; no access key is lost"
     )]
     CutOff(PathBuf),
-    /// A rotation was probably cut off: there is a next key, which cannot be read.
+    /// A rotation was probably interrupted: there is a next key, which cannot be read.
     #[error(
         "{path} is not the store's key: access keys are sealed with key {sealed_with}, and the next key of an interrupted \
          rotation cannot be read: {next}. Give it the owner and mode of {path}, or restore it from a copy, then run \
@@ -91,7 +91,7 @@ pub enum VaultError {
         /// Why the next one cannot be read.
         next: Box<VaultError>,
     },
-    /// Something was changed since it was sealed, or is another's.
+    /// A sealed key was changed, or belongs to another access key.
     #[error(
         "the secret key of access key {access_key} of account {account} was not sealed for it: the store was changed by hand"
     )]
@@ -107,7 +107,7 @@ pub enum VaultError {
     /// The store cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The store could not be written anew.
+    /// The store could not be rewritten.
     #[error("the store could not be written anew without secret keys in clear: {0}")]
     Rewrite(#[from] BackupError),
 }
@@ -115,7 +115,7 @@ pub enum VaultError {
 /// The store's key.
 pub struct Vault {
     path: PathBuf,
-    /// Which key it is, for people.
+    /// The number of the key, for messages.
     id: String,
     key: LessSafeKey,
 }
@@ -124,7 +124,7 @@ fn is_sealed(key: &SealedKey) -> bool {
     key.as_str().starts_with(SEALED)
 }
 
-/// All that is sealed: for whom, under which name.
+/// All sealed keys, each with its account and access key.
 fn keys(state: &State) -> impl Iterator<Item = (AccountId, String, &SealedKey)> {
     let of = |account: &'_ Account| account.id.clone();
     let accounts = state.accounts().values();
@@ -148,7 +148,7 @@ fn aad(account: &AccountId, access_key: &str) -> Aad<Vec<u8>> {
 }
 
 impl Vault {
-    /// Reads the key. Where there is none, makes one, if nothing in `state` is sealed yet. Checks that everything is sealed
+    /// Reads the key. If there is none, creates one, unless something in `state` is sealed already. Checks that everything is sealed
     /// with it.
     pub fn open(path: &Path, state: &State) -> Result<Self, VaultError> {
         if is_missing(path) && !is_needed(state) {
@@ -160,17 +160,17 @@ impl Vault {
         Ok(vault)
     }
 
-    /// Checks that what is sealed in `state`, if anything is, was sealed with this key.
+    /// Checks that everything that is sealed in `state` was sealed with this key.
     pub fn fits(path: &Path, state: &State) -> Result<(), VaultError> {
         if is_needed(state) { Self::read(path)?.check(state) } else { Ok(()) }
     }
 
-    /// Checks that a controller that shares the store which holds `state` could lead with this key.
+    /// Checks that a controller that shares the store with the content `state` could lead with this key.
     pub fn opens(path: &Path, state: &State) -> Result<(), VaultError> {
         Self::read(path)?.check(state)
     }
 
-    /// The key of a store that is only looked at.
+    /// The key of a store that is only read.
     pub fn for_reading(path: &Path, state: &State) -> Result<Self, VaultError> {
         let vault = Self::read(path)?;
         vault.check(state)?;
@@ -194,7 +194,7 @@ impl Vault {
         &self.path
     }
 
-    /// Whether everything that is sealed was sealed with this key.
+    /// Checks that everything that is sealed was sealed with this key.
     fn check(&self, state: &State) -> Result<(), VaultError> {
         let mut sealed = keys(state).filter(|(_, _, sealed)| is_sealed(sealed));
         match sealed.try_for_each(|(account, key, sealed)| self.unseal(&account, &key, sealed).map(drop)) {
@@ -204,7 +204,7 @@ impl Vault {
                     Ok(_) | Err(VaultError::Missing(_)) => {
                         VaultError::OtherKey { path, id, account, access_key, sealed_with }
                     }
-                    // Nobody is told to forget access keys that it may open.
+                    // Nobody is told to forget access keys that the next key may unseal.
                     Err(next) => VaultError::NextUnreadable { path, sealed_with, next: Box::new(next) },
                 })
             }
@@ -219,13 +219,13 @@ impl Vault {
         access_key: &str,
         secret_key: &str,
     ) -> Result<SealedKey, secret::NoRandomness> {
-        // 96 random bits: no two of the same in less than billions of keys.
+        // 96 random bits: a collision is unlikely for less than billions of keys.
         let mut nonce = [0; NONCE_LEN];
         SystemRandom::new().fill(&mut nonce).map_err(|_| secret::NoRandomness)?;
         let mut text = secret_key.as_bytes().to_vec();
         let sealed =
             self.key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad(account, access_key), &mut text);
-        // It fails for texts of gigabytes alone.
+        // Fails only for texts of gigabytes.
         sealed.map_err(|_| secret::NoRandomness)?;
         Ok(SealedKey::new(format!("{SEALED}{}.{}{}", self.id, digest::hex(&nonce), digest::hex(&text))))
     }
@@ -251,7 +251,7 @@ impl Vault {
         String::from_utf8(clear.to_vec()).map_err(|_| forged())
     }
 
-    /// What seals keys that a version before this one has kept in clear.
+    /// The changes that seal keys which an earlier version has stored in clear.
     pub fn seal_all(&self, state: &State) -> Result<Vec<Change>, VaultError> {
         let mut changes = Vec::new();
         for account in state.accounts().values() {
@@ -279,22 +279,22 @@ pub fn forget_all(store: &Store) -> Result<usize, StoreError> {
     let mut changes: Vec<_> =
         with_keys.map(|account| Change::Account(account.id.clone(), Some(without(account)))).collect();
     let accounts = changes.len();
-    // Nothing can be signed for webhooks any more.
+    // Secrets of webhooks cannot be unsealed any more.
     changes.extend(state.webhooks().keys().map(|id| Change::Webhook(id.clone(), None)));
     commit(store, &mut state, changes)?;
     Ok(accounts)
 }
 
-/// What became of a rotation.
+/// The result of a rotation.
 pub struct Rotated {
     /// How many accounts have access keys.
     pub accounts: usize,
-    /// Where the key is now that was the store's.
+    /// Where the previous key is now.
     pub before: PathBuf,
 }
 
-/// Seals all access keys with a new key, and puts that in the place of the store's. `file` is the store where it is a file: it is
-/// written anew at the next start, since it still holds what was overwritten. Where this was cut off, it is finished by doing it again:
+/// Seals all access keys with a new key, which replaces the store's. `file` is the store if it is a file: it is
+/// rewritten at the next start, since it still holds what was overwritten. An interrupted rotation is finished by running it again:
 /// the new key is on disk before anything is sealed with it. Blocks on the store.
 pub fn rotate(store: &Store, path: &Path, file: Option<&Path>) -> Result<Rotated, VaultError> {
     let mut state = store.load()?;
@@ -306,14 +306,14 @@ pub fn rotate(store: &Store, path: &Path, file: Option<&Path>) -> Result<Rotated
     if is_missing(&next) {
         make(&next)?;
     }
-    // The controller must be able to tell, wherever this ends, that it was cut off.
+    // Wherever this stops, the controller must be able to tell that it was interrupted.
     let owner = fs::metadata(path).map_err(failed("look at", path))?;
     chown(&next, Some(owner.uid()), Some(owner.gid())).map_err(failed("give away", &next))?;
     let (old, new) = (Vault::read(path)?, Vault::read(&next)?);
     let before = beside(path, &old.id);
     let accounts = state.accounts().values().filter(|account| !account.keys.is_empty()).count();
     let mut changes = Vec::new();
-    // All of it is sealed with the new key already where the end was cut off.
+    // Everything is sealed with the new key already if the rotation stopped near its end.
     if new.check(&state).is_err() || !is_needed(&state) {
         old.check(&state)?;
         for account in state.accounts().values().filter(|account| !account.keys.is_empty()) {
@@ -353,12 +353,12 @@ fn beside(path: &Path, end: &str) -> PathBuf {
     name.into()
 }
 
-/// What is there while a store is to be written anew.
+/// The marker file that exists while a store is to be rewritten.
 fn sealing(store: &Path) -> PathBuf {
     store.with_extension("sealing")
 }
 
-/// Commits changes, if there are any, to a store that nobody else writes to and that holds `state`.
+/// Commits changes, if there are any, to a store with the content `state` that nobody else writes to.
 fn commit(store: &Store, state: &mut State, mut changes: Vec<Change>) -> Result<(), StoreError> {
     let meta = state.meta();
     if changes.is_empty() {
@@ -372,8 +372,8 @@ fn commit(store: &Store, state: &mut State, mut changes: Vec<Change>) -> Result<
     Ok(())
 }
 
-/// The key of a store that several controllers share, which holds `state`. It must be there: one that was made here would be no
-/// other's.
+/// The key of a store that several controllers share, with the content `state`. It must exist: the other controllers would not have
+/// one that was created here.
 pub fn of(store: &Store, state: &mut State, key: &Path) -> Result<Vault, VaultError> {
     let vault = Vault::read(key)?;
     vault.check(state)?;
@@ -382,15 +382,15 @@ pub fn of(store: &Store, state: &mut State, key: &Path) -> Result<Vault, VaultEr
     Ok(vault)
 }
 
-/// Opens an embedded store, with what it holds, and its key. Secret keys that a version before this one has kept in clear are
-/// sealed; the store is then written anew, because its file still holds what was overwritten.
+/// Opens an embedded store, with its content, and its key. Secret keys that an earlier version has stored in clear are
+/// sealed; the store is then rewritten, because its file still holds what was overwritten.
 pub fn open(store: &Path, key: &Path) -> Result<(Store, Content, Vault), VaultError> {
     let opened = Store::open(store)?;
     let content = opened.content()?;
     let state = &content.state;
     let vault = Vault::open(key, state)?;
     let changes = vault.seal_all(state)?;
-    // There until it is done: also after a crash in between.
+    // Exists until it is done, even if the process crashes in between.
     let marker = sealing(store);
     if changes.is_empty() && !marker.exists() {
         return Ok((opened, content, vault));
@@ -425,11 +425,11 @@ pub fn open(store: &Path, key: &Path) -> Result<(Store, Content, Vault), VaultEr
     Ok((store, content, vault))
 }
 
-/// Makes a key, all or nothing, and never in the place of another.
+/// Creates a key, all or nothing, and never in place of another.
 fn make(path: &Path) -> Result<(), VaultError> {
     let failed = |source| VaultError::Make { path: path.to_owned(), source };
     let key = secret::random_hex(AES_256_GCM.key_len())?;
-    // For nobody else from the beginning.
+    // Private from the beginning.
     let mut file = tempfile::NamedTempFile::new_in(folder_of(path)).map_err(failed)?;
     writeln!(file, "{key}").and_then(|()| file.as_file().sync_all()).map_err(failed)?;
     file.persist_noclobber(path).map_err(|error| failed(error.error))?;
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_is_good_for_one_account_one_access_key_and_one_vault() {
+    fn a_sealed_key_is_valid_for_one_account_one_access_key_and_one_vault() {
         let folder = tempfile::tempdir().unwrap();
         let (own, other) = (vault(folder.path(), "own"), vault(folder.path(), "other"));
         let sealed = own.seal(&id("acme"), "AK", "SECRET").unwrap();
@@ -467,7 +467,7 @@ mod tests {
         assert!(matches!(own.unseal(&id("other"), "AK", &sealed), Err(VaultError::Forged { .. })));
         assert!(matches!(own.unseal(&id("acme"), "AK2", &sealed), Err(VaultError::Forged { .. })));
         assert!(matches!(other.unseal(&id("acme"), "AK", &sealed), Err(VaultError::OtherKey { .. })));
-        // No byte can be changed, and what is in clear is not taken for sealed.
+        // No byte can be changed, and clear text is not taken for sealed.
         let text = sealed.as_str();
         for place in 0..text.len() {
             let mut bytes = text.as_bytes().to_vec();
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stores_key_is_changed_without_losing_an_access_key_also_when_that_was_cut_off() {
+    fn rotating_the_stores_key_loses_no_access_key_even_if_interrupted() {
         let folder = tempfile::tempdir().unwrap();
         let (path, key) = (folder.path().join("store.redb"), folder.path().join("store.key"));
         let (store, content, old) = open(&path, &key).unwrap();
@@ -507,11 +507,11 @@ mod tests {
         assert!(clear == "SECRET" && new != old.id);
         assert_eq!(fs::metadata(&key).unwrap().mode() & 0o7777, 0o600);
 
-        // Cut off behind the commit: the store is sealed with the next key, and the key is the one before.
+        // Interrupted after the commit: the store is sealed with the next key, and the file has the previous one.
         fs::rename(&key, beside(&key, "next")).unwrap();
         fs::hard_link(&rotated.before, &key).unwrap();
         assert!(matches!(open(&path, &key), Err(VaultError::CutOff(_))), "nobody is told to forget the access keys");
-        // Also where the next key cannot be read: it may be put right.
+        // Also if the next key cannot be read: it may be repaired.
         let next = beside(&key, "next");
         fs::set_permissions(&next, fs::Permissions::from_mode(0o644)).unwrap();
         let told = open(&path, &key).err().unwrap().to_string();
@@ -527,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_made_once_for_nobody_else_and_not_where_something_is_sealed_already() {
+    fn the_key_is_created_once_and_private_and_not_if_something_is_sealed_already() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.key");
         let made = vault(folder.path(), "store.key");

@@ -1,4 +1,4 @@
-//! Who asks: found out before anything else is looked at, from the head of a request as far as that is possible.
+//! Authentication and limits, before anything else of a request is looked at, from its head as far as possible.
 
 use super::{
     Api,
@@ -32,14 +32,14 @@ use std::{
     sync::Arc,
 };
 
-/// From where a request came.
+/// The address and id of a request.
 pub(super) fn origin(extensions: &Extensions) -> Origin {
     let address = extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip().to_canonical());
     let request = extensions.get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
     Origin { address: address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), request }
 }
 
-/// Which operator asks, where the client's certificate says it. Who sends a token or a signature is who that says.
+/// The operator of the client's certificate. A token or signature in the request takes precedence.
 pub(super) fn operator_by_certificate(
     access: &Access,
     extensions: &Extensions,
@@ -49,7 +49,7 @@ pub(super) fn operator_by_certificate(
     access.operator_by_certificate(&peer.names)
 }
 
-/// Finds out who asks, before anything else is looked at.
+/// Authenticates the caller, and reads the body.
 pub(super) async fn recognise(State(api): State<Api>, request: axum::extract::Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let recognised = match identify(&api, &parts) {
@@ -62,17 +62,17 @@ pub(super) async fn recognise(State(api): State<Api>, request: axum::extract::Re
     };
     let unrecorded = Unrecorded::new(&api.engine, &caller, parts.method.as_str());
     parts.extensions.insert(caller);
-    // What holds the body's memory lives until there is an answer.
+    // The memory of the body is released with the response.
     let response = next.run(axum::extract::Request::from_parts(parts, Body::from(body.bytes.clone()))).await;
     unrecorded.record().await;
     response
 }
 
-/// What the head says.
+/// Authenticates by the head.
 fn identify(api: &Api, parts: &request::Parts) -> Result<Identified, Failure> {
     let head = as_signed(parts);
     if let Some(operator) = operator_by_certificate(&api.access, &parts.extensions, &parts.headers) {
-        // A browser sends the certificate whoever's page asks; what that page learns of an answer is nothing.
+        // A browser sends the certificate with requests of any page; what a page of another site learns from a response is nothing.
         if !is_read(head.method) && session::is_from_others_page(head.headers) {
             return Err(AccessError::OthersPageByCertificate.into());
         }
@@ -81,7 +81,7 @@ fn identify(api: &Api, parts: &request::Parts) -> Result<Identified, Failure> {
     Ok(api.access.identify(&head, &origin(&parts.extensions))?)
 }
 
-/// Who asks, and the body. Of callers whom the head tells, the limits are looked at before the body is read.
+/// The caller, and the body. For callers that the head authenticates, limits are checked before the body is read.
 async fn caller(
     api: &Api,
     parts: &request::Parts,
@@ -110,7 +110,7 @@ async fn caller(
     }
 }
 
-/// A request as it is signed, but for its body.
+/// A request as it is signed, without its body.
 fn as_signed(parts: &request::Parts) -> Parts<'_> {
     Parts {
         method: parts.method.as_str(),
@@ -126,7 +126,7 @@ fn count(api: &Api, parts: &request::Parts, caller: &Caller) -> Result<(), Failu
     if let Some(account) = caller.actor.account() {
         api.access.count(account)?;
     }
-    // None where another controller has passed the request on: the connection is that one's.
+    // None if another controller forwarded the request: the connection belongs to that one.
     let Some(connection) = parts.extensions.get::<Connection>() else { return Ok(()) };
     match caller.actor.account() {
         Some(account) => connection.is_of_account(account.as_str())?,
@@ -135,14 +135,14 @@ fn count(api: &Api, parts: &request::Parts, caller: &Caller) -> Result<(), Failu
     Ok(())
 }
 
-/// Counts a request, and the connection, among those of whoever asks. What goes beyond a limit is not recorded either.
+/// Counts a request and its connection against the limits of the caller. Requests beyond a limit are not recorded as traces either.
 fn admit(api: &Api, parts: &request::Parts, caller: &Caller) -> Result<(), Failure> {
     count(api, parts, caller)?;
     traced::asked_by(parts, caller);
     Ok(())
 }
 
-/// A signature names service and region, and is good for them alone.
+/// A signature names service and region, and is valid for these only.
 fn meant_for(caller: &Caller, path: &str) -> Result<(), Failure> {
     const NO_REGION: &str = "jdcloud-api";
     let unauthenticated = |rule: String| Failure::unauthenticated(rule, "CredentialScope");
@@ -159,7 +159,7 @@ fn meant_for(caller: &Caller, path: &str) -> Result<(), Failure> {
     }
 }
 
-/// Lets operators on, as far as their roles go.
+/// Admits operators, as far as their roles allow.
 pub(super) async fn operators_only(State(api): State<Api>, request: axum::extract::Request, next: Next) -> Response {
     let Some(caller) = request.extensions().get::<Caller>() else {
         return Failure::from(AccessError::Missing).into_response();
@@ -186,9 +186,9 @@ pub(super) async fn operators_only(State(api): State<Api>, request: axum::extrac
     Failure::forbidden(reason).into_response()
 }
 
-/// The signature of a change that is not in the store yet. What was refused, or changed nothing, must not be done later, when
-/// the same request comes again to a controller that remembers nothing of it; so its signature is kept, too. Also where nobody
-/// waits for the answer any more.
+/// The signature of a change that is not in the store yet. What was refused, or changed nothing, must not take effect later, when
+/// the same request is replayed to a controller that does not remember it; so its signature is stored, too. Also if the client no
+/// longer waits for the response.
 struct Unrecorded {
     engine: Arc<Engine>,
     request: Option<Request>,
@@ -215,7 +215,7 @@ impl Unrecorded {
         if let Some(request) = self.take()
             && let Err(error) = self.engine.carry_out(request).await
         {
-            // The store's failure is told elsewhere; nobody is to fill the log with it.
+            // The store's failure is reported elsewhere; it must not fill the log.
             tracing::debug!(%error, "the signature of a request that changed nothing is kept in memory only");
         }
     }

@@ -1,4 +1,4 @@
-//! Bodies of requests: read as far as who sends them may send, hashed as they come, and kept in bounded memory.
+//! Request bodies: read up to the limit of the sender, hashed on the way, and kept in bounded memory.
 
 use super::response::Failure;
 use crate::access::signature::BodyHash;
@@ -19,10 +19,10 @@ use std::{error::Error, sync::Arc};
 pub(super) const MAX_OPERATOR_BODY: usize = 64 * 1024 * 1024;
 /// The largest body of a tenant's request, in bytes.
 pub(super) const MAX_TENANT_BODY: usize = 256 * 1024;
-/// Bodies up to so many bytes are kept whatever else there is: there are no more of them than connections.
+/// Bodies up to this many bytes are always accepted: there are no more of them than connections.
 const SMALL: usize = 16 * 1024;
 
-/// How much memory bodies may take, by where they come from.
+/// The memory that bodies may take, by source.
 #[derive(Debug)]
 pub struct BodyMemory {
     operators: Arc<FairShare<Source>>,
@@ -30,23 +30,23 @@ pub struct BodyMemory {
 }
 
 impl BodyMemory {
-    /// So many bytes: half for operators, half for everybody else.
+    /// This many bytes: half for operators, half for everyone else.
     pub fn new(bytes: usize) -> Arc<Self> {
         Arc::new(Self { operators: FairShare::new(bytes / 2), others: FairShare::new(bytes / 2) })
     }
 }
 
-/// Whose body it is.
+/// The sender of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sender {
     Operator,
-    /// An account, or somebody who says to be one.
+    /// An account, or a caller that claims to be one.
     Tenant,
-    /// Somebody who is known to be nobody. Nothing is kept.
+    /// A caller that is known to have an invalid credential. Nothing is kept.
     Nobody,
 }
 
-/// A whole body. Its memory is given back when this is dropped.
+/// A whole body. Its memory is released when this is dropped.
 pub(super) struct Whole {
     pub(super) bytes: Bytes,
     pub(super) hash: BodyHash,
@@ -80,7 +80,7 @@ pub(super) async fn read(
             return Err(too_large());
         }
         hash.update(&data);
-        // Who is nobody is held to the same bounds, so that nothing tells an access key that exists from one that does not.
+        // Invalid callers have the same limits, so that these do not reveal which access keys exist.
         if length > SMALL && !held.take(length - before.max(SMALL)) {
             return Err(Failure::no_room("too many bytes of requests are under way: try again"));
         }
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_is_as_long_as_its_sender_may_send_and_hashed_as_it_comes() {
+    async fn a_body_is_limited_by_its_sender_and_hashed_as_it_arrives() {
         let memory = BodyMemory::new(1 << 30);
         for (sender, limit) in [
             (Sender::Operator, MAX_OPERATOR_BODY),
@@ -135,7 +135,7 @@ mod tests {
             assert_eq!(read_of(&memory, sender, &[1, limit], from("192.0.2.1")).await.err(), Some(413));
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_LENGTH, (limit + 1).into());
-            // It is refused before a byte of it has come.
+            // It is refused before a byte of it has arrived.
             let body = Body::from_stream(stream::pending::<Result<Vec<u8>, std::io::Error>>());
             assert!(read(body, &headers, sender, from("192.0.2.1"), &memory).await.is_err());
         }
@@ -154,7 +154,7 @@ mod tests {
             assert!(held.len() < 20, "there is no bound");
         };
         assert_eq!(refused, 503);
-        // One that sends much takes no more than half, and another has what is left.
+        // One sender takes no more than half, and another gets what is left.
         assert!(read_of(&memory, Sender::Tenant, &[LARGE], from("192.0.2.2")).await.is_ok());
         assert!(read_of(&memory, Sender::Operator, &[LARGE], from("192.0.2.1")).await.is_ok());
         assert!(read_of(&memory, Sender::Tenant, &[SMALL], from("192.0.2.1")).await.is_ok());

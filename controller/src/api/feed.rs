@@ -1,4 +1,4 @@
-//! Events: as a list, by waiting for them, and as a stream (server-sent events).
+//! Events: as a list, with long polling, and as a stream (server-sent events).
 
 use super::{
     console::Subscription,
@@ -25,11 +25,11 @@ use serde::Serialize;
 use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 use utoipa::ToSchema;
 
-/// The longest that is waited for an event, in seconds.
+/// The longest wait for an event, in seconds.
 const LONGEST_WAIT_S: u64 = 25;
-/// The most events of one answer.
+/// The most events in one response.
 const MOST: u64 = 1000;
-/// How many, where nothing is said.
+/// The default.
 const USUAL: usize = 100;
 /// Events in the order in which they happened.
 #[derive(Debug, Serialize, ToSchema)]
@@ -41,12 +41,12 @@ pub(super) struct Events {
     next_after: String,
 }
 
-/// What was asked for.
+/// The parameters of a request.
 struct Asked {
     viewer: Viewer,
-    /// None for the oldest that is kept.
+    /// None for the oldest event that is kept.
     from: Option<Cursor>,
-    /// Whether only what comes is of interest.
+    /// Whether only future events are of interest.
     latest: bool,
     limit: usize,
     wait: Duration,
@@ -55,7 +55,7 @@ struct Asked {
 impl Asked {
     fn read(viewer: Viewer, query: Option<&str>, headers: &HeaderMap) -> Result<Self, Failure> {
         let parameters = Parameters::read(query, &["after", "limit", "wait"], &[])?;
-        // A browser that comes back says what it had.
+        // A browser that reconnects sends the id of its last event.
         let last = headers.get("last-event-id").and_then(|id| id.to_str().ok());
         let after = last.or_else(|| parameters.get("after"));
         let latest = after == Some("latest");
@@ -87,7 +87,7 @@ async fn answer(
     let from = if asked.latest { Some(latest(&engine).await?) } else { asked.from };
     if is_stream {
         let subscription = Subscription::open_stream(context, extensions, headers)?;
-        // A place that is none is told before there is a stream.
+        // An invalid cursor is refused before a stream begins.
         let (events, next) = look(&engine, &asked.viewer, from, asked.limit).await?;
         return Ok(stream(engine, subscription, asked, events, next));
     }
@@ -118,7 +118,7 @@ async fn answer(
     }
 }
 
-/// What a stream has to say next.
+/// The state of a stream.
 struct Feed {
     engine: Arc<Engine>,
     subscription: Subscription,
@@ -135,14 +135,14 @@ impl Feed {
                 let data = serde_json::to_string(&event).unwrap_or_default();
                 return Some(sse::Event::default().id(event.id()).event(event.kind()).data(data));
             }
-            // Also where there is always something to be told.
+            // Also if there are always more events.
             if !self.subscription.is_authorized() {
                 return None;
             }
             let engine = Arc::clone(&self.engine);
             let mut listening = engine.listeners().listen(self.asked.viewer.account().cloned());
             let looked = look(&engine, &self.asked.viewer, Some(self.next), self.asked.limit).await;
-            // Whoever comes back is told what is wrong.
+            // The client is told what is wrong when it reconnects.
             let (events, next) = looked.ok()?;
             self.next = next;
             if events.is_empty() {

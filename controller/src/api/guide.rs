@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 const GUIDE: &str = include_str!("../../../systemd/GUIDE.md");
 
-/// The page: without scripts, styles and anything from elsewhere.
+/// The page: without scripts, styles and external resources.
 pub(super) async fn answer() -> Response {
     static PAGE: LazyLock<String> = LazyLock::new(|| page(GUIDE));
     let headers = [
@@ -20,7 +20,7 @@ pub(super) async fn answer() -> Response {
     (headers, Html(PAGE.as_str())).into_response()
 }
 
-/// What a heading is called in links: as forges have it.
+/// The anchor of a heading, in the form that Git forges use.
 fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
     kept.map(|c| if c == ' ' { '-' } else { c }).flat_map(char::to_lowercase).collect()

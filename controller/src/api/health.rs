@@ -1,4 +1,4 @@
-//! How the controller is, for programs that watch it: `/livez` (restart it?), `/readyz` (send it requests?), and `/healthz`, one
+//! The controller's health for monitoring: `/livez` (restart it?), `/readyz` (send it requests?), and `/healthz`, one
 //! line for people.
 
 use crate::engine::Health;
@@ -13,17 +13,17 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Readiness {
-    /// Whether they are, changes included.
+    /// Whether requests are, changes included.
     pub ready: bool,
-    /// `leader` or `follower` where several controllers share a store.
+    /// `leader` or `follower` if several controllers share a store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
-    /// What is not as it should be. While ready, what is restricted.
+    /// The problems; while ready, the restrictions.
     #[serde(default)]
     pub reasons: Vec<Reason>,
 }
 
-/// One thing that is not as it should be.
+/// One problem.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
     /// A word for programs: `StoreFailing`, `StoreLowSpace`, `NoLeader`, `LeaderUnreachable` or `CouldNotLead`.
@@ -33,7 +33,7 @@ pub struct Reason {
 }
 
 impl Readiness {
-    /// Of a controller that writes the store itself.
+    /// The readiness of a controller that writes the store itself.
     pub(crate) fn of(health: &Health, role: Option<&str>) -> Self {
         let (ready, reason) = match health {
             Health::Fine => (true, None),
@@ -44,16 +44,16 @@ impl Readiness {
         Self { ready, role: role.map(str::to_owned), reasons: reasons.into_iter().collect() }
     }
 
-    /// The same of a follower that could not lead. It still passes requests on.
+    /// Adds the reason why a follower could not lead. It still forwards requests.
     #[must_use]
     pub(crate) fn hindered(mut self, obstacle: Option<String>) -> Self {
         let obstacle = obstacle.map(|message| Reason { reason: "CouldNotLead".to_owned(), message });
-        // Where the one that leads is not known, what is asked may have been another follower, or this one.
+        // If the leader is unknown, the response may come from another follower, or from this one.
         self.reasons.extend(obstacle.filter(|it| !self.reasons.contains(it)));
         self
     }
 
-    /// Of one that follows, and cannot have requests answered.
+    /// The readiness of a follower that cannot have requests answered.
     pub(crate) fn follower_without(reason: &str, message: impl Into<String>) -> Self {
         let reason = Reason { reason: reason.to_owned(), message: message.into() };
         Self { ready: false, role: Some("follower".to_owned()), reasons: vec![reason] }
@@ -67,12 +67,12 @@ impl IntoResponse for Readiness {
     }
 }
 
-/// The process answers.
+/// The process responds.
 pub(crate) async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// Whether writes work: `ok` and what the controller is among several; 503 where none does.
+/// Whether writes work: `ok` and the controller's role, if there are several; 503 if not.
 pub(crate) fn healthz(health: &Health, role: &str) -> Response {
     match health {
         Health::Fine => format!("ok{role}\n").into_response(),

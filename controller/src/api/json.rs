@@ -1,5 +1,5 @@
-//! What JSON leaves open (RFC 8259 section 4): an object with a key twice means one thing to one reader and another to the next, so
-//! it is refused. And what generated clients write for what is not set.
+//! What JSON leaves open (RFC 8259 section 4): an object with a duplicate key means one thing to one reader and another to the next, so
+//! it is refused. And what generated clients write for unset fields.
 
 use super::response::Failure;
 use cps_peering_config::text::{MAX_QUOTED, cut, shorten};
@@ -10,7 +10,7 @@ use serde::{
 use serde_json::Value;
 use std::{cell::RefCell, collections::HashSet, fmt};
 
-/// Reads any value and keeps nothing of it but the first key that is there twice.
+/// Reads any value and keeps only the first duplicate key.
 #[derive(Clone, Copy)]
 struct Unique<'a>(&'a RefCell<Option<String>>);
 
@@ -71,7 +71,7 @@ impl<'de> Visitor<'de> for Unique<'_> {
     }
 }
 
-/// Refuses what is no JSON, or has an object with a key twice.
+/// Refuses invalid JSON, and objects with duplicate keys.
 pub(super) fn check(body: &[u8]) -> Result<(), Failure> {
     let twice = RefCell::new(None);
     let mut json = serde_json::Deserializer::from_slice(body);
@@ -88,7 +88,7 @@ pub(super) fn check(body: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// A text that says something, or nothing where it is empty: clients that are generated write `""` for what is not set.
+/// A text, or none if it is empty: generated clients write `""` for unset fields.
 pub(super) fn not_empty<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,

@@ -1,5 +1,5 @@
-//! The HTTP interfaces: JD Cloud's dialect for tenants below `/v1` ([`tenant`]), and the operators' below `/admin/v1`
-//! ([`operator`]), and the [`console`] that browsers use both with. [`openapi`] describes both; it is served as `/openapi.json`.
+//! The HTTP API: JD Cloud's dialect for tenants below `/v1` ([`tenant`]), the operators' API below `/admin/v1`
+//! ([`operator`]), and the [`console`], whose pages use both. [`openapi`] describes them; it is served as `/openapi.json`.
 
 mod authentication;
 mod body;
@@ -54,16 +54,16 @@ pub use body::BodyMemory;
 pub use console::Streams;
 pub use openapi::document as openapi_document;
 
-/// What a diagnosis looks at besides what the engine knows.
+/// Facts for a diagnosis besides those of the engine.
 #[derive(Clone)]
 pub struct Diagnosed {
-    /// Who this controller is.
+    /// This controller's role.
     pub identity: Option<Identity>,
-    /// Certificates for the store, by what they are called.
+    /// Certificates for the store, with their names.
     pub store_certificates: Vec<(&'static str, PathBuf)>,
-    /// The certificate of who signs for agents, where their certificates are renewed.
+    /// The certificate of the issuer of agents' certificates, if they are renewed.
     pub agent_issuer: Option<PathBuf>,
-    /// How agents are asked.
+    /// The client for agents.
     pub agents: AgentClients,
 }
 
@@ -72,7 +72,7 @@ pub struct Diagnosed {
 pub struct Api {
     /// The one writer.
     pub engine: Arc<Engine>,
-    /// Recognises callers.
+    /// Authenticates callers.
     pub access: Access,
     /// How long a delete waits for hosts to confirm.
     pub delete_wait: Duration,
@@ -82,26 +82,26 @@ pub struct Api {
     pub currency: Arc<str>,
     /// The time zone of bills.
     pub zone: Zone,
-    /// Who is told of changes.
+    /// The streams of changes for the console's pages.
     pub streams: Arc<Streams>,
-    /// What a diagnosis looks at besides.
+    /// Facts for a diagnosis besides those of the engine.
     pub diagnosed: Diagnosed,
-    /// How much memory bodies of requests may take.
+    /// The memory that request bodies may take.
     pub body_memory: Arc<BodyMemory>,
-    /// Where events are sent to, and how it goes.
+    /// The webhooks, and their delivery status.
     pub webhooks: Arc<Webhooks>,
-    /// Whether the server speaks TLS: browsers are then to send the session's cookie over TLS only.
+    /// Whether the server speaks TLS: browsers then send the session's cookie over TLS only.
     pub secure: bool,
 }
 
-/// What may be seen without a certificate or token, on an address of its own.
+/// Routes without authentication, for a listener of their own.
 pub fn open_routes(registry: Arc<Registry>, health: impl Fn() -> Health + Clone + Send + Sync + 'static) -> Router {
     Router::new()
         .merge(health_routes(health, None))
         .route("/metrics", get(async move || cps_peering_http::metrics::answer(&registry)))
 }
 
-/// How the controller is; with its role, where several share a store.
+/// The health endpoints; with the controller's role, if several share a store.
 pub(crate) fn health_routes(
     health: impl Fn() -> Health + Clone + Send + Sync + 'static,
     role: Option<&'static str>,
@@ -113,14 +113,14 @@ pub(crate) fn health_routes(
         .route("/healthz", get(async move || health::healthz(&health(), &line)))
 }
 
-/// Metrics for those who have a certificate for them.
+/// Metrics for clients with a certificate for them.
 async fn metrics(
     Extension(registry): Extension<Arc<Registry>>,
     peer: Option<Extension<Peer>>,
     places: Option<Extension<Arc<Places>>>,
 ) -> Response {
     let peer = peer.map(|Extension(peer)| peer).unwrap_or_default();
-    // Each of the roles may look at everything.
+    // Each of the roles may read everything.
     let is_operator = places.is_some_and(|Extension(places)| places.names(&peer));
     if is_operator || [MONITORING, OPERATOR].iter().any(|name| peer.is(name)) {
         return cps_peering_http::metrics::answer(&registry);
@@ -130,14 +130,14 @@ async fn metrics(
     Failure::forbidden(rule).into_response()
 }
 
-/// `/metrics` for those who have a certificate for them.
+/// `/metrics` for clients with a certificate for it.
 pub(crate) fn metrics_route(registry: Arc<Registry>) -> Router {
     let route = get(metrics).layer(Extension(registry));
     Router::new().route("/metrics", route).layer(middleware::from_fn(response::complete))
 }
 
-/// What is the same for everybody, at any time and from each controller: the console's files, and the description of the
-/// interfaces.
+/// What is the same for all callers, at any time and from each controller: the console's files, and the description of the
+/// API.
 pub(crate) fn static_routes() -> Router {
     Router::new()
         .merge(console::static_routes())
@@ -155,7 +155,7 @@ pub fn router(api: Api, registry: Arc<Registry>) -> Router {
     let routes = tenant_routes().nest("/admin/v1", operator);
     Router::new()
         .merge(routes.layer(middleware::from_fn_with_state(api.clone(), authentication::recognise)))
-        // The limits are those of `recognise`, which needs the whole body to check its signature.
+        // `recognise` enforces the limits: it needs the whole body to check its signature.
         .layer(DefaultBodyLimit::disable())
         .merge(console::routes(&api))
         .with_state(api)

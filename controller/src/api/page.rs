@@ -1,5 +1,5 @@
-//! Pages of lists: by number, as JD Cloud's clients ask for them, or by a marker that says behind which entry a page begins. Pages
-//! by marker neither repeat nor skip what stays while other entries come and go.
+//! Pages of lists: by number, as JD Cloud's clients request them, or by a marker, the entry after which a page begins. Pages
+//! by marker neither repeat nor skip entries that exist throughout while others come and go.
 
 use super::{query::Parameters, response::Failure};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -10,7 +10,7 @@ use std::cmp::Ordering;
 /// The parameters of each list.
 pub(super) const PARAMETERS: [&str; 4] = ["pageNumber", "pageSize", "marker", "sort"];
 
-/// In which order a list is.
+/// The order of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum Sort {
@@ -34,7 +34,7 @@ impl Sort {
         ("-name", Sort::NameBackwards),
     ];
 
-    /// What is equal goes by its id, so that an order never changes by itself.
+    /// Ties are broken by id, so that an order never changes by itself.
     fn compare(self, one: &Place, other: &Place) -> Ordering {
         let order = match self {
             Sort::Id => Ordering::Equal,
@@ -47,7 +47,7 @@ impl Sort {
     }
 }
 
-/// What an entry is sorted by.
+/// The sort keys of an entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Place {
     #[serde(rename = "t")]
@@ -61,13 +61,13 @@ pub(super) struct Place {
 /// Where a page begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Begin {
-    /// With the page of this number, from 1.
+    /// At the page with this number, from 1.
     Number(usize),
-    /// Behind an entry, which need not be there any more.
+    /// After an entry, which may have been deleted meanwhile.
     Behind(Place),
 }
 
-/// Which part of a list.
+/// The part of a list that is requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Page {
     begin: Begin,
@@ -76,12 +76,12 @@ pub(super) struct Page {
     sort: Sort,
 }
 
-/// A page, and what there is besides.
+/// A page, and the size of the list.
 pub(super) struct Listed<T> {
     pub(super) entries: Vec<T>,
     /// Number of entries on all pages.
     pub(super) total: usize,
-    /// What the next page is asked for with; none where this is the last one.
+    /// The marker of the next page; none on the last one.
     pub(super) next: Option<String>,
 }
 
@@ -105,25 +105,27 @@ impl Page {
         let sort = word.map(|word| {
             let known = Sort::WORDS.into_iter().find(|(it, _)| *it == word).map(|(_, sort)| sort);
             let words = Sort::WORDS.map(|(word, _)| word).join(", ");
-            known.ok_or_else(|| Failure::field("sort", format!("{} is no order; there are {words}", quote(word))))
+            known.ok_or_else(|| {
+                Failure::field("sort", format!("{} is not a sort order; these are: {words}", quote(word)))
+            })
         });
         let sort = sort.transpose()?;
         let Some(marker) = parameters.get("marker") else {
             return Ok(Self { begin: Begin::Number(number), size, sort: sort.unwrap_or(usual) });
         };
         let Some((order, place)) = of_marker(marker) else {
-            return Err(Failure::field("marker", "it is no `nextMarker` of this list"));
+            return Err(Failure::field("marker", "it is not a `nextMarker` of this list"));
         };
         if number != 1 {
             return Err(Failure::field("marker", "cannot be combined with `pageNumber`"));
         }
         if sort.unwrap_or(usual) != order {
-            return Err(Failure::field("marker", "it is of a list in another order: say the same `sort`"));
+            return Err(Failure::field("marker", "it belongs to a list in another order: use the same `sort`"));
         }
         Ok(Self { begin: Begin::Behind(place), size, sort: order })
     }
 
-    /// The number of the page, where it was asked for by number.
+    /// The number of the page, if it was requested by number.
     pub(super) fn number(&self) -> usize {
         match self.begin {
             Begin::Number(number) => number,
@@ -131,7 +133,7 @@ impl Page {
         }
     }
 
-    /// The entries on this page. Behind the last page by number the last one is shown, as JD Cloud does.
+    /// The entries on this page. Beyond the last page by number the last one is shown, as JD Cloud does.
     pub(super) fn of<T>(&self, mut entries: Vec<(Place, T)>) -> Listed<T> {
         entries.sort_by(|(one, _), (other, _)| self.sort.compare(one, other));
         let total = entries.len();
@@ -157,7 +159,7 @@ mod tests {
     }
 
     fn entry(number: u64) -> (Place, u64) {
-        // Some are equally old, and some have one name.
+        // Some have the same age, and some the same name.
         let (created_ms, name) = (number / 3, format!("n{}", number % 4));
         (Place { created_ms, name, id: format!("id-{number:03}") }, number)
     }
@@ -187,9 +189,9 @@ mod tests {
                     let listed = page.of(list.iter().copied().map(entry).collect());
                     assert_eq!(listed.total, list.len());
                     seen.extend(listed.entries.iter());
-                    // The last one that was shown goes, which the marker names, and others come at both ends.
+                    // The last entry shown, which the marker names, is deleted, and others are added at both ends.
                     list.retain(|number| Some(number) != listed.entries.last());
-                    // (For some time: who reads one at a time would never end.)
+                    // (For some time: with one entry per page it would never end.)
                     if rounds < 9 {
                         list.extend([99 - rounds, 126 + rounds]);
                     }

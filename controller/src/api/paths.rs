@@ -52,18 +52,18 @@ pub(in crate::api) struct OnePath {
     path: Path,
 }
 
-/// How many paths may be looked at at once. Each waits for at most two hosts, and for seconds where they do not answer.
+/// How many paths can be traced at a time. Each waits for at most two hosts, and for seconds if they do not answer.
 const MAX_AT_ONCE: usize = 128;
-/// How many of these one account may have, and operators together.
+/// How many of these one account can have, and operators together.
 const MAX_OF_ACCOUNT: usize = 2;
 const MAX_OF_OPERATORS: usize = 32;
-/// What a path counts for with which packets are sent: an account has one at a time, which leaves others some of what a host sends.
+/// The places that a path with probes takes: an account has one at a time, which leaves others some of the host's probe budget.
 const PLACES_OF_PROBE: usize = 2;
-/// Shared by accounts; operators are one of them.
+/// Shared by accounts; operators count as one of them.
 static AT_ONCE: LazyLock<Arc<FairShare<Option<AccountId>>>> = LazyLock::new(|| FairShare::new(MAX_AT_ONCE));
 
 fn address(field: &str, text: &str) -> Result<IpAddr, Failure> {
-    let rule = || format!("{} is no IPv4 or IPv6 address", cut(text, MAX_QUOTED));
+    let rule = || format!("{} is not an IPv4 or IPv6 address", cut(text, MAX_QUOTED));
     let address: IpAddr = text.trim().parse().map_err(|_| Failure::field(field, rule()))?;
     let unusable = address.is_unspecified() || address.is_multicast() || address.is_loopback();
     let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
@@ -87,7 +87,7 @@ fn question(body: PathBody, region: Option<RegionId>) -> Result<PathQuery, Failu
         Some("icmp") if source.is_ipv4() => Some(1),
         Some("icmp") => Some(58),
         Some(other) => {
-            let rule = format!("{} is none of tcp, udp, icmp", cut(other, MAX_QUOTED));
+            let rule = format!("{} is not tcp, udp or icmp", cut(other, MAX_QUOTED));
             return Err(Failure::field("protocol", rule));
         }
     };
@@ -116,14 +116,14 @@ async fn trace(api: &Api, query: PathQuery, viewer: Option<&AccountId>) -> Reply
     let mut place = AT_ONCE.hold(viewer.cloned());
     let places = if query.probe { PLACES_OF_PROBE } else { 1 };
     if !place.take_within(places, if viewer.is_some() { MAX_OF_ACCOUNT } else { MAX_OF_OPERATORS }) {
-        return Err(Failure::no_room("too many paths are looked at now: try again"));
+        return Err(Failure::no_room("too many paths are being traced: try again"));
     }
     let now_ms = api.engine.now_ms();
     let found =
         api.engine.read(|state, agents| survey(state, &query, viewer, now_ms, |peering| agents.confirmation(peering)));
     let found = found.map_err(|AmbiguousSource(vpcs)| {
         let vpcs = vpcs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        Failure::field("vpcId", format!("several VPCs have {}: say which of {vpcs} is meant", query.source))
+        Failure::field("vpcId", format!("several VPCs have {}: name one of {vpcs}", query.source))
     })?;
     let answers = match &found.ends {
         None => None,
@@ -133,21 +133,21 @@ async fn trace(api: &Api, query: PathQuery, viewer: Option<&AccountId>) -> Reply
                 ask(agents, &near.host, &near.agent, &near.query),
                 ask(agents, &far.host, &far.agent, &far.query)
             );
-            // A host may have been told something newer meanwhile, but nothing newer than that.
+            // A host may have received a newer configuration meanwhile, but none newer than the current one.
             let newest = |end: &End, state: &State| state.hosts().get(&end.host).map(|host| state.revision_of(host));
             let newest = api.engine.read(|state, _| [near, far].map(|end| newest(end, state).unwrap_or(end.revision)));
             let [near, far] = newest;
             Some([Heard { answer: answers.0, newest: near }, Heard { answer: answers.1, newest: far }])
         }
     };
-    // What it is sent for, and by whom.
+    // The address that sends the probes, and for whom.
     let plan = found.probe.clone().zip(found.ends.as_ref().map(|[near, _]| near.clone()));
     let path = found.with(answers, viewer);
     if !query.probe {
         return reply(OnePath { path });
     }
     let probed = match plan {
-        // An account is not to learn by a probe what the steps do not tell it (rule L11).
+        // A probe must not tell an account what the steps do not disclose (rule L11).
         _ if path.reaches == Some(false) && viewer.is_some() => {
             Probe::not_sent("no probe was sent, since packets stop at a step above")
         }

@@ -1,4 +1,4 @@
-//! What stands behind the `?`: filters and tags in JD Cloud's form (`filters.1.name=…&filters.1.values.1=…`). Pages are in
+//! Query strings: filters and tags in JD Cloud's form (`filters.1.name=…&filters.1.values.1=…`). Pages are in
 //! [`page`](super::page).
 
 use super::response::Failure;
@@ -14,7 +14,7 @@ pub(super) struct Parameters {
     tags: BTreeMap<String, Vec<String>>,
 }
 
-/// One numbered entry while it is put together.
+/// One numbered entry while it is assembled.
 #[derive(Default)]
 struct Numbered {
     name: Option<String>,
@@ -22,7 +22,7 @@ struct Numbered {
 }
 
 impl Parameters {
-    /// Reads a query. Only what is in `known` may stand there, beside `filters` with names of `filters`, and `tags`.
+    /// Reads a query. Only the parameters in `known` are allowed, and `filters` with names in `filters`, and `tags`.
     pub(super) fn read(query: Option<&str>, known: &[&str], filters: &[&str]) -> Result<Self, Failure> {
         let pairs: Vec<(String, String)> = serde_urlencoded::from_str(query.unwrap_or_default())
             .map_err(|error| Failure::invalid(format!("the query cannot be read: {error}")))?;
@@ -46,7 +46,7 @@ impl Parameters {
                     }
                 }
                 _ => {
-                    let rule = format!("there is no such parameter here; there are {}", known.join(", "));
+                    let rule = format!("unknown parameter; these are known: {}", known.join(", "));
                     return Err(Failure::field(name, rule));
                 }
             }
@@ -55,7 +55,7 @@ impl Parameters {
             let place = format!("{}.{number}", if is_tag { "tags" } else { "filters" });
             let name = entry.name.ok_or_else(|| Failure::field(&place, "there are values but no name"))?;
             if !is_tag && !filters.contains(&name.as_str()) {
-                let rule = format!("{name:?} is no filter; there are {}", filters.join(", "));
+                let rule = format!("{name:?} is not a filter; these are: {}", filters.join(", "));
                 return Err(Failure::field(format!("{place}.name"), rule));
             }
             let values = entry.values.into_values();
@@ -65,12 +65,12 @@ impl Parameters {
         Ok(parameters)
     }
 
-    /// A parameter's value; an empty one is as good as none.
+    /// A parameter's value; an empty one counts as absent.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.plain.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// A parameter that is one of some words: none of them is empty.
+    /// A parameter that is one of some words, so that an empty one is invalid.
     pub(super) fn word(&self, name: &str) -> Option<&str> {
         self.plain.get(name).map(String::as_str)
     }
@@ -92,26 +92,26 @@ impl Parameters {
         number.map(Some).ok_or_else(|| Failure::field(name, rule()))
     }
 
-    /// A parameter that is a revision, with its epoch or without. An empty one is refused: it was meant to name one.
+    /// A parameter that is a revision, with its epoch or without. An empty one is refused: it was meant to be one.
     pub(super) fn revision(&self, name: &str) -> Result<Option<SeenRevision>, Failure> {
         self.word(name).map(|text| text.parse().map_err(|rule: String| Failure::field(name, rule))).transpose()
     }
 
-    /// Refuses values of a filter that nothing can have.
+    /// Refuses values of a filter that no entry can have.
     pub(super) fn only(&self, filter: &str, words: &[&str]) -> Result<(), Failure> {
         let wanted = self.filters.get(filter).into_iter().flatten();
         let unknown = wanted.into_iter().find(|value| !words.contains(&value.as_str()));
-        let rule = |value: &str| format!("{} is no {filter}; there are {}", quote(value), words.join(", "));
+        let rule = |value: &str| format!("{} is not a {filter}; these are: {}", quote(value), words.join(", "));
         unknown.map_or(Ok(()), |value| Err(Failure::field(filter, rule(value))))
     }
 
-    /// Whether a filter lets something through that has one of these values. There may be no such filter.
+    /// Whether an entry with one of these values passes a filter, or there is no such filter.
     pub(super) fn lets_through(&self, filter: &str, values: &[&str]) -> bool {
         let wanted = self.filters.get(filter);
         wanted.is_none_or(|wanted| wanted.iter().any(|wanted| values.contains(&wanted.as_str())))
     }
 
-    /// Whether all tags that are asked for are there, with one of the values asked for, if any are.
+    /// Whether all requested tags exist, with one of the requested values, if any.
     pub(super) fn tagged<'a>(&self, tags: impl Fn(&str) -> Option<&'a str>) -> bool {
         self.tags.iter().all(|(key, values)| {
             tags(key).is_some_and(|value| values.is_empty() || values.iter().any(|wanted| wanted == value))

@@ -1,4 +1,4 @@
-//! From an HTTP request to what is asked.
+//! From HTTP requests to commands.
 
 use super::{
     Api, authentication, json,
@@ -30,7 +30,7 @@ pub(super) struct RequestContext {
     request_id: String,
     /// The address of the client.
     from: String,
-    /// Its span, where it is recorded.
+    /// Its span, if it is recorded as a trace.
     traced: Option<SpanContext>,
 }
 
@@ -59,7 +59,7 @@ impl RequestContext {
         }
     }
 
-    /// Carries a command out.
+    /// Executes a command.
     pub(super) async fn execute(&self, command: Command, token: Option<String>) -> Result<Outcome, Failure> {
         let request = self.request(command, token);
         let (command, named) = (audit::name(&request.command), audit::target(&request.command, None));
@@ -78,7 +78,7 @@ impl RequestContext {
         Ok(self.api.engine.dry_run(self.request(command, token)).await?)
     }
 
-    /// Looks into the audit trail, where it may wait for the disk.
+    /// Reads the audit trail, on a thread that may wait for the disk.
     pub(super) async fn audit(&self, query: audit::Query) -> Result<Vec<(u64, audit::Entry)>, Failure> {
         let engine = Arc::clone(&self.api.engine);
         let found = tokio::task::spawn_blocking(move || engine.audit(&query)).await;
@@ -86,7 +86,7 @@ impl RequestContext {
     }
 }
 
-/// An account that asks.
+/// A request of an account.
 pub(super) struct Tenant {
     pub(super) context: RequestContext,
     pub(super) account: AccountId,
@@ -104,12 +104,12 @@ impl FromRequestParts<Api> for Tenant {
     }
 }
 
-/// An account that asks for something in a region.
+/// A request of an account in a region.
 pub(super) struct Regional {
     pub(super) context: RequestContext,
     pub(super) account: AccountId,
     pub(super) region: RegionId,
-    /// Parameters of the path, by name.
+    /// Path parameters, by name.
     path: Vec<(String, String)>,
 }
 
@@ -137,12 +137,12 @@ impl FromRequestParts<Api> for Regional {
 }
 
 impl Regional {
-    /// A parameter of the path.
+    /// A path parameter.
     pub(super) fn path(&self, name: &str) -> &str {
         self.path.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value.as_str())
     }
 
-    /// Reads a body. Clients repeat the path's parameters there, and write `null` for what they leave out.
+    /// Reads a body. Clients repeat path parameters there, and write `null` for unset fields.
     pub(super) fn body<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, Failure> {
         let mut fields = match body {
             [] => serde_json::Map::new(),
@@ -193,7 +193,7 @@ pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     })
 }
 
-/// The peering that a command made, or was about.
+/// The peering that a command created or changed.
 pub(super) fn peering_made(outcome: Outcome) -> Result<PeeringId, Failure> {
     match outcome {
         Outcome::Made(Made::Peering(id)) => Ok(id),

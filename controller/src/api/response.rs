@@ -1,7 +1,7 @@
-//! The shape of every answer: `{"requestId", "result"}` or `{"requestId", "error": {"code", "status", "message", "details"}}`,
+//! The form of every response: `{"requestId", "result"}` or `{"requestId", "error": {"code", "status", "message", "details"}}`,
 //! the HTTP status being the error's code.
 //!
-//! Handlers know nothing of request ids: they say a result or an error, and [`complete`] makes the answer of it.
+//! Handlers do not know request ids: they return a result or an error, and [`complete`] makes the response.
 
 use crate::{
     access::{AccessError, RateLimited},
@@ -26,15 +26,15 @@ use utoipa::{ToSchema, openapi};
 
 /// The cursor of an event feed has expired.
 const EXPIRED: &str = "EventsExpired";
-/// The longest message of an answer that is an error, in characters.
+/// The longest message of an error response, in characters.
 const LONGEST_MESSAGE: usize = 4000;
-/// The longest rule, and the longest entry, of one fault in it, in characters.
+/// The longest rule, and the longest entry, of one violation in it, in characters.
 const LONGEST_RULE: usize = 1000;
 
-/// Under which an answer is found in the audit trail and in the log.
+/// The id of a response in the audit trail and in the log.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-jdcloud-request-id");
 
-/// How a client may say who it is (RFC 9110 section 11.6.1).
+/// How a client can authenticate (RFC 9110 section 11.6.1).
 const CHALLENGES: [&str; 3] = [
     "Bearer realm=\"cps-peering\"",
     "JDCLOUD3-HMAC-SHA256 realm=\"cps-peering\"",
@@ -52,21 +52,21 @@ pub(super) type Reply = Result<Answer, Failure>;
 #[derive(Debug, Clone)]
 pub(super) struct Answer(Value);
 
-/// A result to answer with.
+/// A successful result.
 pub(super) fn reply(result: impl Serialize) -> Reply {
     Ok(Answer(serde_json::to_value(result).map_err(|error| Failure::internal(error.to_string()))?))
 }
 
-/// An answer that is an error.
+/// An error response.
 #[derive(Debug, Clone)]
 pub(crate) struct Failure {
     code: StatusCode,
     status: &'static str,
     message: String,
     details: Vec<FieldViolation>,
-    /// Which methods there are, where it was another.
+    /// The allowed methods, if the method is not one of them.
     allow: Option<&'static str>,
-    /// In how many seconds it may be different.
+    /// When to try again, in seconds.
     retry_after_s: Option<u64>,
 }
 
@@ -92,7 +92,7 @@ impl Failure {
         Self { details, retry_after_s: Some(wait_s), ..Self::too_many(rule) }
     }
 
-    /// There is no room for it at the moment.
+    /// There is no room for the request at the moment.
     pub(super) fn no_room(message: impl Into<String>) -> Self {
         Self { retry_after_s: Some(1), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message) }
     }
@@ -105,7 +105,7 @@ impl Failure {
         Self::of_status(StatusCode::REQUEST_TIMEOUT, message.into())
     }
 
-    /// A credential that is none for this. `rule` says why.
+    /// A credential that is not valid for this. `rule` says why.
     pub(super) fn unauthenticated(rule: String, reason: &'static str) -> Self {
         let details = vec![FieldViolation { entry: "Authorization".to_owned(), rule: rule.clone(), reason }];
         Self { details, ..Self::new(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", rule) }
@@ -115,7 +115,7 @@ impl Failure {
         Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", message)
     }
 
-    /// There is another method at the path: these.
+    /// The path has these methods only.
     pub(super) fn no_method(allow: &'static str) -> Self {
         Self { allow: Some(allow), ..Self::of_status(StatusCode::METHOD_NOT_ALLOWED, String::new()) }
     }
@@ -129,7 +129,7 @@ impl Failure {
         CommandError::one(Code::InvalidArgument, entry, rule, "InvalidParameter").into()
     }
 
-    /// What the framework answers by itself.
+    /// An error of the framework.
     fn of_status(code: StatusCode, message: String) -> Self {
         let status = match code {
             StatusCode::NOT_FOUND => "NOT_FOUND",
@@ -203,7 +203,7 @@ impl From<CommandError> for Failure {
             Code::QuotaExceeded => (StatusCode::TOO_MANY_REQUESTS, "QUOTA_EXCEEDED"),
             Code::Replayed => (StatusCode::TOO_MANY_REQUESTS, "RATE_LIMIT"),
         };
-        // In the next second the signature is another.
+        // In the next second the signature is different.
         let retry_after_s = (refusal.code == Code::Replayed).then_some(1);
         Self { details: refusal.violations.clone(), retry_after_s, ..Self::new(code, status, refusal.to_string()) }
     }
@@ -274,12 +274,12 @@ impl IntoResponse for Failure {
     }
 }
 
-/// Says in the log who it is whose request is being answered.
+/// Records the caller in the log's span of the request.
 pub(super) fn asked_by(caller: &str) {
     tracing::Span::current().record("by", tracing::field::display(caller));
 }
 
-/// A whole answer where no controller can say more, or it is not known whether something was done.
+/// A whole response if no leader can be reached, or it is unknown whether something was done.
 pub(crate) fn unavailable(message: &str) -> Response {
     let id = format!("{:032x}", fastrand::u128(..));
     let code = StatusCode::SERVICE_UNAVAILABLE;
@@ -302,10 +302,10 @@ pub(super) async fn unambiguous(request: Request, next: Next) -> Response {
     }
 }
 
-/// Gives every request an id, and every answer its shape; also to those that the framework gives by itself.
+/// Gives every request an id, and every response its form, including the framework's own.
 pub(super) async fn complete(request: Request, next: Next) -> Response {
     let id = format!("{:032x}", fastrand::u128(..));
-    // Who asks is known later, see [`asked_by`].
+    // The caller is known later, see [`asked_by`].
     let span = tracing::info_span!("request", %id, by = tracing::field::Empty, trace_id = tracing::field::Empty);
     answered(id, request, next).instrument(span).await
 }
@@ -313,7 +313,7 @@ pub(super) async fn complete(request: Request, next: Next) -> Response {
 async fn answered(id: String, mut request: Request, next: Next) -> Response {
     const LONGEST: usize = 4096;
     request.extensions_mut().insert(RequestId(id.clone()));
-    // The path alone: what else is in a request may be nobody's business.
+    // The path alone: the rest of a request can be confidential.
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let mut response = next.run(request).await;
     tracing::debug!(%method, path, code = response.status().as_u16(), "answered");
@@ -331,7 +331,7 @@ async fn answered(id: String, mut request: Request, next: Next) -> Response {
     let text = match content {
         Unwritten::Result(result) => json!({ "requestId": id, "result": result }),
         Unwritten::Error(Failure { code, status, message, mut details, .. }) => {
-            // What was asked is quoted in many places, and by libraries: no answer is longer for it.
+            // Input is quoted in many places, also by libraries: it must not make a response longer.
             let message = text::excerpt(&message, LONGEST_MESSAGE);
             for text in details.iter_mut().flat_map(|fault| [&mut fault.entry, &mut fault.rule]) {
                 *text = text::excerpt(text, LONGEST_RULE);
@@ -403,7 +403,7 @@ struct Detail {
     reason: Option<String>,
 }
 
-/// The errors that any call may be answered with.
+/// The errors that any call can return.
 pub(super) struct Errors;
 
 impl utoipa::IntoResponses for Errors {

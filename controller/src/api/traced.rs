@@ -1,7 +1,7 @@
-//! Requests that are recorded as traces, where the settings name a collector.
+//! Requests that are recorded as traces, if the settings name a collector.
 //!
-//! Whether one is, is decided when it is known who asks: operators may say so (`traceparent`), of accounts the settings' ratio decides
-//! alone. Requests of nobody are not recorded.
+//! The decision is made once the caller is authenticated: operators decide by `traceparent`; of accounts' requests a fraction is
+//! recorded that the settings define. Unauthenticated requests are not recorded.
 
 use super::response::RequestId;
 use crate::access::Caller;
@@ -19,13 +19,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 struct Traced {
     recorder: Recorder,
     since: Moment,
-    /// Set once it is known that it is recorded.
+    /// Set once it is recorded.
     span: Arc<Mutex<Option<Span>>>,
 }
 
 impl Traced {
     fn with_span<T>(&self, look: impl FnOnce(&mut Span) -> T) -> Option<T> {
-        // It is whole at any time.
+        // A panic cannot leave it half written.
         self.span.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(look)
     }
 
@@ -36,12 +36,12 @@ impl Traced {
                 span.fail(status);
             }
         });
-        // What the handlers have left behind may hold it for longer.
+        // What the handlers spawned may hold it for longer.
         drop(self.span.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }
 
-/// Records a request, if it turns out that it is to be.
+/// Records a request, if it turns out to be sampled.
 pub(super) async fn record(State(recorder): State<Recorder>, mut request: Request, next: Next) -> Response {
     if !recorder.is_on() {
         return next.run(request).await;
@@ -53,17 +53,17 @@ pub(super) async fn record(State(recorder): State<Recorder>, mut request: Reques
     answer
 }
 
-/// The span that a request says that it belongs to. Two are none.
+/// The parent span in a request's headers. Two headers count as none.
 fn parent(headers: &HeaderMap) -> Option<TraceParent> {
     let mut said = headers.get_all(TRACEPARENT).iter();
     let parent = TraceParent::parse(said.next()?.to_str().ok()?);
     parent.filter(|_| said.next().is_none())
 }
 
-/// It is known who asks.
+/// Decides whether a request is recorded, once its caller is known.
 pub(super) fn asked_by(parts: &request::Parts, caller: &Caller) {
     let Some(traced) = parts.extensions.get::<Traced>() else { return };
-    // Paths that nobody serves are the client's choice, and could be any number.
+    // Unknown paths are the client's choice, and could be any number.
     let Some(route) = parts.extensions.get::<MatchedPath>().map(MatchedPath::as_str) else { return };
     let trust = if caller.operator.is_some() { Trust::Trusted } else { Trust::Untrusted };
     let (name, method) = match parts.method.as_str() {
@@ -83,7 +83,7 @@ pub(super) fn asked_by(parts: &request::Parts, caller: &Caller) {
     *traced.span.lock().unwrap_or_else(PoisonError::into_inner) = Some(span);
 }
 
-/// The span of a request, where it is recorded.
+/// The span of a request, if it is recorded.
 pub(super) fn context(parts: &request::Parts) -> Option<SpanContext> {
     parts.extensions.get::<Traced>()?.with_span(|span| span.context())
 }

@@ -1,4 +1,4 @@
-//! What passes between peers, as the HTTP interfaces show it.
+//! Traffic between peers, as the HTTP API shows it.
 
 use crate::{
     api::{query::Parameters, response::Failure},
@@ -79,16 +79,16 @@ impl From<Sample> for SampleView {
     }
 }
 
-/// How far back is looked: `range`.
+/// The requested period: `range`.
 pub(super) fn span(query: Option<&str>) -> Result<Span, Failure> {
     let parameters = Parameters::read(query, &["range"], &[])?;
     let Some(word) = parameters.word("range") else { return Ok(Span::default()) };
     let found = Span::ALL.into_iter().find_map(|(known, span)| (known == word).then_some(span));
-    let rule = || format!("{} is none of {}", quote(word), Span::ALL.map(|(word, _)| word).join(", "));
+    let rule = || format!("{} is not one of {}", quote(word), Span::ALL.map(|(word, _)| word).join(", "));
     found.ok_or_else(|| Failure::field("range", rule()))
 }
 
-/// What passes for a side; nothing where hosts never had it.
+/// The traffic of a side; zero if no host ever had it.
 pub(super) fn view(traffic: &Traffic, peering: &Peering, own: &Side, span: Span) -> TrafficView {
     let counted = own.vni.and_then(|vni| traffic.of(&peering.id, vni, span));
     let (totals, samples) = counted.unwrap_or_default();

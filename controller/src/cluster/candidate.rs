@@ -1,4 +1,4 @@
-//! The program as one of several controllers: it follows until it leads, and begins anew when it leads no more.
+//! One of several controllers: it follows until it leads, and restarts as a follower when it has lost leadership.
 
 use super::{
     follower::{Follower, follower_routes},
@@ -27,14 +27,14 @@ use std::{
 };
 use tokio::{sync::watch, task::spawn_blocking};
 
-/// How often a follower looks who leads.
+/// How often a follower checks who leads.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// After how many looks it is seen whether something would keep the follower from leading.
+/// After how many of these checks it also checks whether anything would keep it from leading.
 const CHECKED_EVERY: u32 = 8;
-/// How long it waits when etcd does not say.
+/// How long it waits if etcd does not answer.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// One that does not lead yet.
+/// A controller that does not lead yet.
 pub struct Candidate {
     cluster: Arc<Cluster>,
     url: String,
@@ -49,13 +49,13 @@ pub struct Candidate {
     last_known: Arc<LastKnown>,
 }
 
-/// What a look at etcd led to.
+/// The result of a check.
 enum Turn {
     Leads(Box<(Store, Content)>),
     Follows(Option<Leader>),
 }
 
-/// Says in the figures whether this controller leads. What it returns says whether it could, and is 1 until something is found.
+/// Registers the metrics about leadership. The returned one says whether this controller could lead, and is 1 until an obstacle is found.
 pub fn tell_leading(registry: &mut Registry, leads: bool) -> Gauge {
     let gauge = Gauge::<i64, AtomicI64>::default();
     gauge.set(leads.into());
@@ -69,8 +69,8 @@ pub fn tell_leading(registry: &mut Registry, leads: bool) -> Gauge {
 }
 
 impl Candidate {
-    /// One of several controllers, which does not lead yet. `under_way`: how many requests may be on their way to the one that leads;
-    /// `store_key`: the key that it would lead with; `serve`: how its copy is answered of while nobody leads.
+    /// One of several controllers, which does not lead yet. `under_way`: how many requests can be in flight to the leader;
+    /// `store_key`: the key that it would lead with; `serve`: how its copy is served while there is no leader.
     pub fn new(
         settings: &EtcdSettings,
         identity: Option<&Identity>,
@@ -100,12 +100,12 @@ impl Candidate {
         })
     }
 
-    /// What it shows of itself while it follows.
+    /// Its metrics while it follows.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
     }
 
-    /// What it serves while it follows.
+    /// The routes that it serves while it follows.
     pub fn routes(&self) -> Router {
         let (forwarder, under_way) = (self.forwarder.clone(), Arc::clone(&self.under_way));
         let (leader, obstacle) = (self.leader.subscribe(), self.obstacle.subscribe());
@@ -114,7 +114,7 @@ impl Candidate {
         follower_routes(follower, &self.registry)
     }
 
-    /// Follows until it leads. What it leads with.
+    /// Follows until it leads. Returns what it leads with.
     pub async fn follow(&self) -> anyhow::Result<(Store, Content)> {
         cps_peering_service::ready("no controller leads yet");
         let copy = Arc::new(Replica::begin(&self.cluster)?);
@@ -124,7 +124,7 @@ impl Candidate {
             let (mut gone, mut turns) = (copy.leader_gone(), 0_u32);
             let leads = watch::Sender::new(None);
             let mut crashed = Box::pin(leader_process::of_leader_is_gone(leads.subscribe()));
-            // Who led at this address before this process was there.
+            // A lease that an earlier process at this address still holds.
             let mut own_before = true;
             loop {
                 if turns.is_multiple_of(CHECKED_EVERY) {
@@ -150,9 +150,9 @@ impl Candidate {
                         self.leader.send_if_modified(|before| std::mem::replace(before, leader.clone()) != leader);
                         (standing, LOOK_EVERY)
                     }
-                    // That does not pass.
+                    // An error that a retry does not mend.
                     Err(error @ (StoreError::Moved { .. } | StoreError::Moving { .. })) => return Err(error.into()),
-                    // Who leads is passed on to as long as etcd says nothing else.
+                    // Requests are forwarded to the last known leader as long as etcd says nothing else.
                     Err(error) => (format!("the leader is unknown: {error}"), jitter(LOOK_AGAIN)),
                 };
                 let copied = copy.number();
@@ -168,7 +168,7 @@ impl Candidate {
                 }
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
-                    // It need not be waited for.
+                    // It need not be awaited.
                     _ = gone.changed() => {}
                     id = &mut crashed => {
                         self.depose(&id, "the leader refuses connections: its process is gone").await;
@@ -185,17 +185,17 @@ impl Candidate {
 }
 
 impl Candidate {
-    /// Ends the lease of a controller whose process is gone, so that nobody waits for its end.
+    /// Revokes the lease of a controller whose process is gone, so that nobody waits for its expiry.
     async fn depose(&self, id: &str, why: &str) {
         tracing::warn!("{why}; revoking its lease");
         let (cluster, id) = (Arc::clone(&self.cluster), id.to_owned());
-        // Otherwise it ends by itself.
+        // Otherwise it expires.
         if let Ok(Err(error)) = spawn_blocking(move || cluster.depose(&id)).await {
             tracing::warn!(%error, "its lease could not be ended");
         }
     }
 
-    /// Says what would keep this controller from leading, before it has to.
+    /// Reports what would keep this controller from leading, before it has to.
     async fn check(&self, copy: &Arc<Replica>) -> anyhow::Result<()> {
         let (copy, key) = (Arc::clone(copy), self.store_key.clone());
         let check = move |state: &State| Vault::opens(&key, state).err().map(|error| error.to_string());
@@ -225,7 +225,7 @@ fn look(copy: &Replica, url: &str) -> Result<Turn, StoreError> {
     })
 }
 
-/// Begins anew, as a follower, in the same process: nothing that was under way goes on.
+/// Restarts as a follower, in the same process id: nothing that was in progress continues.
 pub fn begin_anew() -> anyhow::Result<Infallible> {
     tracing::warn!("lost leadership: restarting as a follower");
     let mut arguments = env::args_os();

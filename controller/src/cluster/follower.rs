@@ -1,4 +1,4 @@
-//! What controllers that share a store do with requests: those that do not lead pass them on to the one that does.
+//! Requests to controllers that share a store: those that do not lead forward them to the leader.
 
 use super::last_known::LastKnown;
 use crate::{
@@ -33,31 +33,31 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// Who the client is, by its certificate: one name each. Believed only of another controller.
+/// The identity of the client by its certificate: a header for each name. Trusted only from another controller.
 const CLIENT: HeaderName = HeaderName::from_static("x-cps-peering-client");
-/// That the request was passed on already, and from which address it came. Believed like the name.
+/// The address that a forwarded request came from. Trusted likewise.
 const FORWARDED: HeaderName = HeaderName::from_static("x-cps-peering-forwarded");
 
 /// A controller that does not lead.
 #[derive(Clone)]
 pub struct Follower {
-    /// The URL of the one that leads; none while nobody is known to.
+    /// The URL of the leader; none if it is unknown.
     pub leader: watch::Receiver<Option<String>>,
-    /// What would keep this one from leading; none where nothing is known.
+    /// What would keep this controller from leading; none if nothing is known.
     pub obstacle: watch::Receiver<Option<String>>,
-    /// The way there.
+    /// The client for the leader.
     pub forwarder: Forwarder,
-    /// How many requests may be under way to it, shared by the addresses that they come from.
+    /// How many requests can be in flight to it, shared by the addresses that they come from.
     pub under_way: Arc<FairShare<Source>>,
-    /// What is answered where there is no way there.
+    /// What is answered without a leader.
     pub last_known: Arc<LastKnown>,
 }
 
-/// What a follower serves: its own health and figures, and what is the same everywhere; everything else is the leader's to answer.
+/// The routes of a follower: its own health and metrics, and what is the same everywhere; everything else is forwarded.
 pub fn follower_routes(follower: Follower, registry: &Arc<Registry>) -> Router {
     let metrics = api::metrics_route(Arc::clone(registry));
     let pass: Router = Router::new()
-        // Beside the console's files, which have a route for all that is below `/console/`.
+        // Separate from the console's files, which have a route for everything below `/console/`.
         .route("/console/session", any(pass_on))
         .route("/console/events", any(pass_on))
         .route("/readyz", get(readyz))
@@ -72,7 +72,7 @@ pub fn follower_routes(follower: Follower, registry: &Arc<Registry>) -> Router {
         .layer(middleware::from_fn_with_state(REQUEST_TIMEOUT, within))
 }
 
-/// What a leader serves: everything, also to those whose requests were passed on, as long as it leads.
+/// The routes of a leader: everything, also for forwarded requests, as long as it leads.
 pub fn leader_routes(engine: &Arc<Engine>, routes: Router) -> Router {
     let own = Arc::clone(engine);
     Router::new()
@@ -82,7 +82,7 @@ pub fn leader_routes(engine: &Arc<Engine>, routes: Router) -> Router {
         .layer(middleware::from_fn(from_others))
 }
 
-/// Whether requests are answered: whether the leader is known, and says so of itself.
+/// Whether requests are answered: the leader is known, and ready.
 async fn readyz(State(follower): State<Follower>, request: Request) -> Response {
     const WITHIN: Duration = Duration::from_secs(3);
     const LONGEST: usize = 64 * 1024;
@@ -101,7 +101,7 @@ async fn readyz(State(follower): State<Follower>, request: Request) -> Response 
     answer.unwrap_or_else(lost).hindered(obstacle).into_response()
 }
 
-/// Passes a request on; where the leader cannot be asked, what is only read is answered of the copy.
+/// Forwards a request; if the leader cannot be reached, reads are answered from the copy.
 async fn pass_on(State(follower): State<Follower>, request: Request) -> Response {
     const NO_LEADER: &str = "no controller leads at the moment: ask again in a second";
     let again = LastKnown::could_answer(&request).then(|| copied(&request));
@@ -110,7 +110,7 @@ async fn pass_on(State(follower): State<Follower>, request: Request) -> Response
         (api::unavailable(NO_LEADER), "no controller leads")
     } else {
         match forward(follower, request).await {
-            // So answers who has led, and does not know yet who does now; and a leader that cannot read its store.
+            // A former leader that does not know the new one yet answers like this; so does a leader that cannot read its store.
             Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE => (answer, "no leader has answered"),
             Ok(answer) => {
                 last_known.is_needed(true);
@@ -133,7 +133,7 @@ fn copied(request: &Request) -> Request {
     copy
 }
 
-/// Asks the leader. An error is what is said where it did not answer.
+/// Forwards to the leader. The error is the response if it did not answer.
 async fn forward(mut follower: Follower, request: Request) -> Result<Response, Response> {
     let leader = follower.leader.borrow_and_update().clone();
     let Some(leader) = leader else {
@@ -163,7 +163,7 @@ async fn forward(mut follower: Follower, request: Request) -> Result<Response, R
             "the controller that led is gone, and whether it has done what was asked is not known",
         )),
     };
-    // The way is taken until the client has all of the answer, whose length is not known behind it.
+    // The permit is held until the client has the whole response, whose length is not known here.
     let length = answer.body().size_hint().exact();
     let mut answer = answer.map(|body| {
         Body::new(body.map_frame(move |frame| {
@@ -177,13 +177,13 @@ async fn forward(mut follower: Follower, request: Request) -> Result<Response, R
     Ok(answer)
 }
 
-/// What the leader is told of the client, by its certificate and address.
+/// The headers that tell the leader the client's certificate and address.
 fn who_asks(request: &Request) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>();
     let address = address.and_then(|ConnectInfo(address)| address.ip().to_string().parse().ok());
     headers.insert(FORWARDED, address.unwrap_or(HeaderValue::from_static("unknown")));
-    // One that is empty says that there is none: it is not this controller that asks.
+    // An empty one says that there is no certificate: this controller's own does not count.
     headers.insert(CLIENT, HeaderValue::from_static(""));
     for name in request.extensions().get::<Peer>().cloned().unwrap_or_default().names {
         if let Ok(name) = name.parse() {
@@ -193,7 +193,7 @@ fn who_asks(request: &Request) -> HeaderMap {
     headers
 }
 
-/// Gives requests that another controller passed on the names and addresses of their clients; others cannot give themselves
+/// Gives requests that another controller forwarded the names and addresses of their clients; other clients cannot claim
 /// any.
 async fn from_others(mut request: Request, next: Next) -> Response {
     let by_controller = request.extensions().get::<Peer>().is_some_and(|peer| peer.is(CONTROLLER));
@@ -203,10 +203,10 @@ async fn from_others(mut request: Request, next: Next) -> Response {
         request.extensions_mut().insert(Peer::named(names));
         let address = request.headers().get(FORWARDED).and_then(|address| address.to_str().ok()?.parse().ok());
         if let Some(address) = address {
-            // Of which port it was nothing depends.
+            // Nothing depends on the port.
             request.extensions_mut().insert(ConnectInfo(SocketAddr::new(address, 0)));
         }
-        // The connection is the other controller's, whoever asks.
+        // The connection belongs to the other controller, whoever its client is.
         request.extensions_mut().remove::<Connection>();
     }
     request.headers_mut().remove(CLIENT);
@@ -214,7 +214,7 @@ async fn from_others(mut request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// What was found out or done may be another's to say by the time it is answered.
+/// A result may be outdated by the time it is sent: another controller may lead by then.
 async fn while_leading(State(engine): State<Arc<Engine>>, request: Request, next: Next) -> Response {
     let answer = next.run(request).await;
     if engine.leadership().holds() {

@@ -1,5 +1,5 @@
-//! What a follower answers while nobody who leads can be asked: of its copy of the store, with its age. Only what is read; whatever
-//! would change something waits for a leader.
+//! What a follower answers while there is no leader: reads, from its copy of the store, with its age. Changes
+//! wait for a leader.
 
 use crate::store::{Content, Replica, Store};
 use anyhow::anyhow;
@@ -16,16 +16,16 @@ use std::{
 use tokio::{sync::Mutex, task::spawn_blocking};
 use tower::ServiceExt as _;
 
-/// Why an answer may not be the latest. How old it is says the header `Age` in seconds (RFC 9111 section 5.1).
+/// Why a response may be outdated. Its age is in the header `Age`, in seconds (RFC 9111 section 5.1).
 pub const STALE: HeaderName = HeaderName::from_static("x-cps-peering-stale");
-/// For how long there must have been no way to a leader: shorter than that, whoever asks is to ask again, and gets the latest.
+/// How long there must have been no leader: until then, clients are told to retry, and get current data.
 const AFTER: Duration = Duration::from_secs(3);
-/// For how long the same copy is answered of.
+/// How long the same copy is used.
 const GOOD_FOR: Duration = Duration::from_secs(1);
-/// What stands in a copy; the rest is about sessions, streams and this process.
+/// The paths that a copy can answer; the rest is about sessions, streams and this process.
 const PLACES: [&str; 2] = ["/v1/", "/admin/v1/"];
 
-/// Makes a copy of the store something that can be asked over HTTP. Blocks.
+/// Serves a copy of the store over HTTP. Blocks.
 pub type Serve = dyn Fn(Store, Content) -> anyhow::Result<Router> + Send + Sync;
 
 /// The copy, and how it is served.
@@ -44,7 +44,7 @@ struct Served {
 }
 
 impl LastKnown {
-    /// One without a copy yet.
+    /// Without a copy yet.
     pub fn new(serve: Arc<Serve>) -> Arc<Self> {
         Arc::new(Self {
             copy: RwLock::default(),
@@ -54,16 +54,16 @@ impl LastKnown {
         })
     }
 
-    /// From now on this is the copy.
+    /// Uses this copy from now on.
     pub(super) fn follow(&self, copy: Arc<Replica>) {
         *self.copy.write().unwrap_or_else(PoisonError::into_inner) = Some(copy);
     }
 
-    /// A request has reached the leader, or has not. Whether none has for so long that the copy is to answer.
+    /// Notes whether a request has reached the leader. Returns whether none has for so long that the copy answers.
     pub(super) fn is_needed(&self, reached: bool) -> bool {
         let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
         if reached {
-            // The memory of the copy is given back.
+            // The memory of the copy is released.
             if failing.take().is_some()
                 && let Ok(mut served) = self.served.try_lock()
             {
@@ -74,7 +74,7 @@ impl LastKnown {
         failing.get_or_insert_with(Instant::now).elapsed() >= AFTER
     }
 
-    /// Whether a request could be answered of a copy.
+    /// Whether a request could be answered from a copy.
     pub(super) fn could_answer(request: &Request) -> bool {
         let reads = [Method::GET, Method::HEAD].contains(request.method());
         // A browser's session is not known here.
@@ -82,11 +82,11 @@ impl LastKnown {
         reads && within && !request.headers().contains_key(header::COOKIE)
     }
 
-    /// What the copy says. None where there is none, or it cannot be served.
+    /// The response from the copy. None if there is none, or it cannot be served.
     pub(super) async fn answer(&self, request: Request, why: &str) -> Option<Response> {
         let copy = self.copy.read().unwrap_or_else(PoisonError::into_inner).clone()?;
         let (routes, age) = self.routes(copy).await?;
-        // It cannot fail: what goes wrong is an answer, too.
+        // The service is infallible: errors are responses, too.
         let Ok(mut answer) = routes.oneshot(request).await;
         let headers = answer.headers_mut();
         headers.insert(header::AGE, age.as_secs().into());
@@ -116,7 +116,7 @@ impl LastKnown {
             tracing::error!("the copy of the store cannot be served: {error:#}");
         });
         let (routes, number) = made.ok()?;
-        // When the leader came back meanwhile, nobody would give its memory back.
+        // If the leader has come back meanwhile, nothing would release its memory.
         if self.failing.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
             *served = Some(Served { routes: routes.clone(), made: Instant::now(), number });
         }

@@ -1,5 +1,5 @@
-//! Whether the process of the controller that leads is still there. etcd holds its lease for seconds after a crash; the machine
-//! that it ran on says at once that nobody listens there any more.
+//! Detects that the leader's process is gone. etcd holds its lease for seconds after a crash; the machine
+//! that it ran on refuses connections immediately.
 
 use std::{io, time::Duration};
 use tokio::{
@@ -11,13 +11,13 @@ use tokio::{
 
 /// How long a connection may take.
 const WITHIN: Duration = Duration::from_secs(1);
-/// How long after an attempt it is tried again at the earliest.
+/// The least time between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long after a refusal it is asked again whether somebody listens.
+/// How long after a refusal the port is tried again.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// Ends when the process behind a URL is gone: it was reached once, and since then its machine refuses connections. A machine that
-/// is silent says nothing of it, and neither does an address at which nobody could be reached in the first place.
+/// Completes when the process behind a URL is gone: it was reached once, and since then its machine refuses connections. A machine that
+/// does not answer proves nothing, and neither does an address that was never reached.
 pub(super) async fn is_gone(url: &str) {
     let Some(address) = address(url) else { return std::future::pending().await };
     let mut reached = false;
@@ -26,9 +26,9 @@ pub(super) async fn is_gone(url: &str) {
         match timeout(WITHIN, TcpStream::connect(&address)).await {
             Ok(Ok(mut connection)) => {
                 reached = true;
-                // The kernel closes it with the process. Nothing is said here, so the controller closes it as well after a while.
+                // The kernel closes it with the process. Nothing is sent here, so the controller closes it as well after a while.
                 let _ = connection.read(&mut [0]).await;
-                // One that has no room closes it at once.
+                // A controller without room for connections closes it immediately.
                 sleep_until(again).await;
             }
             Ok(Err(error)) if reached && error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -49,7 +49,7 @@ fn address(url: &str) -> Option<String> {
     Some(format!("{}:{}", url.host_str()?, url.port_or_known_default()?))
 }
 
-/// Ends when the process of whoever leads at that moment is gone.
+/// Completes when the process of the current leader is gone.
 pub(super) async fn of_leader_is_gone<T: Clone + PartialEq>(mut leader: watch::Receiver<Option<(T, String)>>) -> T {
     loop {
         let now = leader.borrow_and_update().clone();
@@ -74,14 +74,14 @@ mod tests {
     use tokio::net::TcpListener;
 
     #[tokio::test]
-    async fn a_process_is_gone_when_nobody_listens_where_it_did() {
+    async fn a_process_is_gone_when_its_port_refuses_connections_again() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let gone = tokio::spawn({
             let url = url.clone();
             async move { is_gone(&url).await }
         });
-        // A connection that is closed, as an idle one is, is made anew.
+        // A connection that is closed, as an idle one is, is opened again.
         drop(listener.accept().await.unwrap());
         let (connection, _) = listener.accept().await.unwrap();
         assert!(!gone.is_finished());
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_nobody_was_reached_nobody_is_gone() {
+    async fn an_address_that_was_never_reached_proves_nothing() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         drop(listener);

@@ -1,4 +1,4 @@
-//! What makes this controller one of several that share a store in etcd.
+//! Several controllers that share a store in etcd.
 
 pub mod candidate;
 pub mod follower;

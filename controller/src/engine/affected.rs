@@ -1,4 +1,4 @@
-//! Which hosts a transaction changes, and the number that it gives them.
+//! Which hosts a transaction changes, and their new revision.
 
 use super::{
     Target,
@@ -21,33 +21,33 @@ use std::{
     sync::Arc,
 };
 
-/// Of so many changed peerings each host's plan takes what is its own. Where there are more, each host's peerings are looked
+/// Up to this many changed peerings are filtered for each host's plan. If there are more, each host's peerings are looked
 /// up instead.
 const FEW: usize = 32;
 
-/// What plans take from a peering; none where it is planned nowhere.
+/// The parts of a peering that plans depend on; none while it is not planned anywhere.
 type Planned<'a> = Option<([&'a Side; 2], Option<u32>, bool)>;
 
 fn planned(peering: &Peering) -> Planned<'_> {
     peering.forwards().then(|| (peering.sides(), peering.bandwidth, peering.former_hosts.is_empty()))
 }
 
-/// Whether a host must have the same, under whatever revision.
+/// Whether two configurations are equal but for their revision.
 fn same(old: &SharedHostConfig, new: &SharedHostConfig) -> bool {
     let SharedHostConfig { revision: _, host, underlay, vrfs, sides } = new;
     (&old.host, &old.underlay, &old.vrfs, &old.sides) == (host, underlay, vrfs, sides)
 }
 
 impl Transaction<'_> {
-    /// Numbers the commit, and with it every host that must have something else than before. What the workers of hosts are to
-    /// be told. `known` is what hosts were to have before, where that was planned already; `pace` says who waits for whom.
+    /// Gives the commit its number, and with it a new revision to every host whose configuration changes. Returns the new targets of
+    /// workers. `known` has the previous configurations, as far as they were planned already; `pace` decides which hosts wait.
     pub(super) fn renumber(
         &mut self,
         number: u64,
         known: impl Fn(&HostId) -> Option<Arc<SharedHostConfig>>,
         pace: &Pace<'_>,
     ) -> BTreeMap<HostId, Target> {
-        // The agents of these may be elsewhere, also where nothing changes for their kernels.
+        // Their agents may have new URLs, also if nothing changes for their kernels.
         let named: BTreeSet<HostId> = self.hosts_named();
         let only_peerings = self.only_few_peerings();
         let (mut targets, mut configs, mut replanned) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
@@ -83,7 +83,7 @@ impl Transaction<'_> {
         }
         self.pace(number, &replanned, pace);
         for id in self.hosts_named() {
-            // One that was not planned since the start is planned soon, with the part that it has now.
+            // A host that has not been planned since the start is planned soon, with its current part.
             if !configs.contains_key(&id)
                 && let Some(config) = known(&id)
             {
@@ -99,7 +99,7 @@ impl Transaction<'_> {
         targets
     }
 
-    /// The peerings that were changed, if they are few and nothing else was that plans are made from.
+    /// The changed peerings, if they are few and nothing else that plans depend on was changed.
     fn only_few_peerings(&self) -> Option<BTreeSet<PeeringId>> {
         let mut peerings = BTreeSet::new();
         for change in self.changes() {
@@ -126,9 +126,9 @@ impl Transaction<'_> {
         hosts.collect()
     }
 
-    /// Hosts whose plan may depend on what was changed, before or after.
+    /// Hosts whose plan may depend on the changes, before or after.
     fn touched(&self) -> BTreeSet<HostId> {
-        // Most changes of peerings, such as that they are active now, are none for hosts.
+        // Most changes of peerings, such as becoming active, do not concern hosts.
         let changed = |id: &PeeringId| {
             let [before, after] = [self.before(), &*self.state].map(|state| state.peerings().get(id).and_then(planned));
             before != after
@@ -138,7 +138,7 @@ impl Transaction<'_> {
         hosts
     }
 
-    /// Whether nothing of a host but its part in a rollout, or when it is worked on, is another.
+    /// Whether only a host's part in a rollout or its maintenance has changed.
     fn is_only_paced(&self, id: &HostId) -> bool {
         let (Some(before), Some(after)) = (self.before().hosts().get(id), self.state.hosts().get(id)) else {
             return false;
@@ -146,7 +146,7 @@ impl Transaction<'_> {
         Host { pacing: after.pacing, window: after.window, ..before.clone() } == *after
     }
 
-    /// Whether a host has only told an MTU, and it is that of all others.
+    /// Whether a host has only reported an MTU, and it is that of all others.
     fn has_the_usual_mtu(&self, id: &HostId) -> bool {
         let (Some(before), Some(after)) = (self.before().hosts().get(id), self.state.hosts().get(id)) else {
             return false;

@@ -1,13 +1,13 @@
-//! Whether the store takes writes.
+//! The health of the store.
 
 /// Whether the store takes writes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Health {
-    /// It does: the last one worked, and was a moment ago.
+    /// It does: the last write has succeeded, moments ago.
     #[default]
     Fine,
-    /// It does, and there is little room: what makes room is accepted, and nothing else. Why.
+    /// It does, but has little space: only writes that free space are accepted. The reason.
     Low(String),
-    /// It does not. Why.
+    /// It does not. The reason.
     Failing(String),
 }

@@ -1,4 +1,4 @@
-//! What is known of the agents, and what it says about hosts and peerings.
+//! What is known from the agents, and what follows for hosts and peerings.
 
 use super::path_health::{PathHealth, PathHealths};
 use crate::model::{
@@ -9,29 +9,29 @@ use cps_peering_config::{HostReport, Revision, id::HostId, report::Scope};
 use imbl::{OrdMap, OrdSet};
 use std::sync::Arc;
 
-/// What is known of a host's agent.
+/// What is known from a host's agent.
 #[derive(Debug, Clone, Default)]
 pub struct Contact {
-    /// The last report, without the standings of VRFs and sides, which a host may have thousands of.
+    /// The last report, without the standings of VRFs and sides, of which a host can have thousands.
     pub report: Option<HostReport>,
-    /// When it came, in milliseconds since 1970-01-01 UTC.
+    /// When it arrived, in milliseconds since 1970-01-01 UTC.
     pub reported_ms: Option<u64>,
-    /// The same by the time since the machine's start, in milliseconds: nobody can set that clock.
+    /// The same in milliseconds since boot, which cannot be set.
     pub reported_boot_ms: Option<u64>,
-    /// Why the last attempt to reach the agent failed; none when it did not.
+    /// Why the last attempt to reach the agent failed; none if it did not.
     pub error: Option<String>,
 }
 
-/// By what it is told whether a report still says how a host stands.
+/// Decides whether a report is recent enough to tell the current state of a host.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Freshness {
-    /// The time since the machine's start, in milliseconds.
+    /// The time since boot, in milliseconds.
     pub(super) boot_ms: u64,
-    /// How old a report may be, in milliseconds.
+    /// The maximum age of a report, in milliseconds.
     pub(super) max_age_ms: u64,
 }
 
-/// What is known of the agents, seen beside the state.
+/// What is known from the agents, together with the state.
 pub struct Agents<'a> {
     pub(super) state: &'a State,
     pub(super) contacts: &'a OrdMap<HostId, Arc<Contact>>,
@@ -40,19 +40,19 @@ pub struct Agents<'a> {
     pub(super) paths: &'a PathHealths,
 }
 
-/// What is known of whether hosts have a peering, and how old that knowledge is (rule V3).
+/// Whether hosts are known to have a peering, and how old that knowledge is (rule V3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Confirmation {
-    /// The hosts of which it is not known that they have it, or that they have it no more.
+    /// The hosts that are not known to have it or, once it is being deleted, not to have it.
     pub missing: Vec<HostId>,
     /// The oldest of the last reports of all hosts concerned.
     pub report: Option<LastReport>,
-    /// When they were all last known to have it, in milliseconds since 1970-01-01 UTC; none where the last report of one of them
+    /// When they were all last known to have it, in milliseconds since 1970-01-01 UTC; none if the last report of one of them
     /// says otherwise, or it has no hosts.
     pub confirmed_ms: Option<u64>,
 }
 
-/// When a report came.
+/// When a report arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LastReport {
     /// How long ago, in milliseconds.
@@ -62,36 +62,36 @@ pub struct LastReport {
 }
 
 impl Agents<'_> {
-    /// What is known of a host's agent.
+    /// What is known from a host's agent.
     pub fn contact(&self, host: &HostId) -> Option<&Contact> {
         self.contacts.get(host).map(Arc::as_ref)
     }
 
-    /// Whether it is known that the kernel is as the host must have it: its agent has said so, not too long ago, and has
-    /// answered since whenever it was asked (rule V3).
+    /// Whether the kernel is known to match the host's configuration: its agent has said so recently, and has
+    /// not failed to answer since (rule V3).
     pub fn in_sync(&self, host: &Host) -> bool {
         self.in_sync.contains(&host.id) && self.is_current(&host.id)
     }
 
-    /// Of how many hosts that is so.
+    /// The number of hosts in sync.
     pub fn count_in_sync(&self) -> usize {
         self.in_sync.iter().filter(|host| self.is_current(host)).count()
     }
 
-    /// When a host's agent last reported; none where it never did.
+    /// When a host's agent last reported; none if it never did.
     pub fn last_report(&self, host: &HostId) -> Option<LastReport> {
         let contact = self.contact(host)?;
         let age_ms = self.freshness.boot_ms.saturating_sub(contact.reported_boot_ms?);
         Some(LastReport { age_ms, time_ms: contact.reported_ms? })
     }
 
-    /// The oldest of the last reports of some hosts; none where one has never reported, or there are none.
+    /// The oldest of the last reports of some hosts; none if one has never reported, or there are none.
     pub fn oldest_report<'h>(&self, hosts: impl IntoIterator<Item = &'h HostId>) -> Option<LastReport> {
         let reports: Option<Vec<LastReport>> = hosts.into_iter().map(|host| self.last_report(host)).collect();
         reports?.into_iter().max_by_key(|report| report.age_ms)
     }
 
-    /// How old a report may be, in milliseconds, to say how a host stands.
+    /// How old a report can be, in milliseconds, to count.
     pub fn max_report_age_ms(&self) -> u64 {
         self.freshness.max_age_ms
     }
@@ -101,13 +101,13 @@ impl Agents<'_> {
         report.age_ms > self.freshness.max_age_ms
     }
 
-    /// Whether the last report says how the host stands now: it is not too old, and nothing went wrong since.
+    /// Whether the last report tells the current state of a host: it is not too old, and no failure has followed it.
     pub fn is_current(&self, host: &HostId) -> bool {
         let answers = self.contact(host).is_some_and(|contact| contact.error.is_none());
         answers && self.last_report(host).is_some_and(|report| !self.is_too_old(report))
     }
 
-    /// Whether nothing is the matter with a host but that it waits for others: it has said so lately, and knows of no problem.
+    /// Whether a host lacks nothing but what it waits for in a rollout: it has said so recently, and reports no problem.
     pub fn is_only_held_back(&self, host: &Host) -> bool {
         let well = |contact: &Contact| contact.report.as_ref().is_some_and(|report| report.problems.is_empty());
         host.is_held_back()
@@ -116,7 +116,7 @@ impl Agents<'_> {
             && self.contact(&host.id).is_some_and(well)
     }
 
-    /// Whether a host has a commit, or a later one, and is well with it by what it has said lately.
+    /// Whether a host has a commit, or a later one, and is healthy with it by a recent report.
     pub fn is_well_since(&self, host: &Host, number: u64) -> bool {
         let Meta { epoch, .. } = self.state.meta();
         let well = |contact: &Contact| {
@@ -126,7 +126,7 @@ impl Agents<'_> {
         self.is_current(&host.id) && self.contact(&host.id).and_then(well) == Some(true)
     }
 
-    /// Why it is not known that a host's kernel is as it must be, for people; none where it is.
+    /// Why a host's kernel is not known to match its configuration, for people; none if it is.
     pub fn out_of_sync_reason(&self, host: &Host) -> Option<String> {
         if self.in_sync(host) {
             return None;
@@ -136,7 +136,7 @@ impl Agents<'_> {
             return Some(error);
         }
         let Some(report) = contact.and_then(|contact| contact.report.as_ref()) else {
-            return Some("its agent has not been heard".to_owned());
+            return Some("its agent has not reported yet".to_owned());
         };
         if let Some(problem) = report.problems.first() {
             return Some(format!("{}: {}", problem.object, problem.reason));
@@ -148,8 +148,8 @@ impl Agents<'_> {
         Some(format!("applied {applied}, desired {}", self.state.revision_of(host)))
     }
 
-    /// How the paths of a peering between hosts are now, by the probes of all its hosts, the worst of it. None where nobody has said so
-    /// lately: it does not forward, both VPCs are on one host alone, or its hosts do not probe (rule V6).
+    /// The health of the paths of a peering between hosts, by the probes of all its hosts, the worst values. None if no host has reported
+    /// recently: it does not forward, both VPCs are on one host alone, or its hosts do not probe (rule V6).
     pub fn path_health(&self, peering: &Peering) -> Option<PathHealth> {
         let hosts = peering.sides().map(|side| self.state.hosts_of(&side.vpc));
         let of = peering.sides().into_iter().zip(&hosts);
@@ -174,19 +174,19 @@ impl Agents<'_> {
         })
     }
 
-    /// Whether a host takes part in a peering of which only a part is reached.
+    /// Whether a host has a side of a peering with prefix lists.
     fn has_scoped_sides(&self, host: &Host) -> bool {
         let peerings = self.state.ports_on(&host.id).flat_map(|port| self.state.peerings_of(&port.vpc));
         peerings.into_iter().any(|peering| peering.forwards() && peering.is_scoped())
     }
 
-    /// The hosts of which it is not known that they have a peering, or that they have it no more.
+    /// The hosts that are not known to have a peering or, once it is being deleted, not to have it.
     pub fn missing(&self, peering: &Peering) -> Vec<HostId> {
         let concerned = self.state.hosts_concerned(peering).into_iter();
         concerned.filter(|host| !self.confirms(host, peering)).collect()
     }
 
-    /// What is known of whether hosts have a peering, or have it no more.
+    /// Whether hosts are known to have a peering or, once it is being deleted, not to have it.
     pub fn confirmation(&self, peering: &Peering) -> Confirmation {
         let concerned = self.state.hosts_concerned(peering);
         let missing = concerned.iter().filter(|host| !self.confirms(host, peering)).cloned().collect();
@@ -196,18 +196,18 @@ impl Agents<'_> {
         Confirmation { missing, report, confirmed_ms }
     }
 
-    /// One of the hosts for which an unsettled peering has to wait; none when it is settled. The last one in order:
-    /// hosts are told of a change in order, so that the others are likely to have confirmed it when this one does.
+    /// One of the hosts that an unsettled peering waits for; none if it is settled. The last one in order:
+    /// targets are sent in order, so that the others have probably confirmed it when this one does.
     pub(super) fn waits_for(&self, peering: &Peering) -> Option<HostId> {
-        // A host that is being worked on holds nothing up that begins. What ends, it may still have.
+        // A host in maintenance does not delay anything new. What is being deleted, it may still have.
         let begins = peering.state == PeeringState::Provisioning;
         let excused = |id: &HostId| begins && self.state.hosts().get(id).is_some_and(Host::in_maintenance);
         let mut concerned = self.state.hosts_concerned(peering).into_iter().rev();
         concerned.find(|host| !self.confirms(host, peering) && !excused(host))
     }
 
-    /// Whether it is known that a host's kernel has a peering, or has it no more. What was seen to be gone stays gone; that
-    /// something is there has to be said again and again.
+    /// Whether a host's kernel is known to have a peering or, once it is being deleted, not to have it. A confirmed removal is final; that
+    /// a peering exists must be confirmed again and again.
     pub fn confirms(&self, host: &HostId, peering: &Peering) -> bool {
         let lasts = || !peering.forwards() || !self.is_there(host) || self.is_current(host);
         self.has_confirmed(host, peering) && lasts()
@@ -217,7 +217,7 @@ impl Agents<'_> {
         self.state.hosts().get(host).is_some_and(|host| !host.dead)
     }
 
-    /// Whether a host's last report says that its kernel has a peering, or has it no more. A host that is gone has nothing.
+    /// Whether a host's last report confirms a peering, or its removal. A removed host has nothing.
     fn has_confirmed(&self, host: &HostId, peering: &Peering) -> bool {
         let Some(record) = self.state.hosts().get(host).filter(|_| self.is_there(host)) else { return true };
         let Some(report) = self.contacts.get(host).and_then(|contact| contact.report.as_ref()) else { return false };
@@ -230,7 +230,7 @@ impl Agents<'_> {
         let mut scopes: Vec<Scope> = vnis.map(Scope::Side).collect();
         let here = peering.sides().into_iter().filter(|side| self.state.has_port(&side.vpc, host));
         scopes.extend(here.map(|side| Scope::Vpc(side.vpc.clone())));
-        // An agent that does not know such a peering has nothing of it, and does not know what it lacks.
+        // An agent that does not know sides with prefix lists has none of it, and does not know what it lacks.
         (report.knows_scoped_sides || !peering.is_scoped())
             && scopes.iter().all(|scope| report.confirms(revision, scope))
     }
@@ -242,7 +242,7 @@ mod tests {
     use crate::model::state::Change;
     use serde_json::json;
 
-    /// P1. A canary is well with a commit when it has that or a later one of this term, knows of no problem, and has said so lately.
+    /// P1. A canary is healthy with a commit if it has that or a later one of this epoch, reports no problem, and has reported recently.
     #[test]
     fn a_canary_is_well_with_what_it_has_and_not_with_what_it_had() {
         let mut state = State::default();

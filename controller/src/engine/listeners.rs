@@ -1,4 +1,4 @@
-//! Who listens for events, and whom it is worth to look again.
+//! Listeners for events, and when they must look again.
 
 use cps_peering_config::id::AccountId;
 use std::{
@@ -13,7 +13,7 @@ struct Counts {
     by_account: HashMap<AccountId, u64>,
 }
 
-/// Counts what accounts, and operators, were told since the start.
+/// Counts the events for each account, and for operators, since the start.
 #[derive(Debug)]
 pub struct Listeners {
     counts: Mutex<Counts>,
@@ -27,7 +27,7 @@ impl Default for Listeners {
 }
 
 impl Listeners {
-    /// These accounts, and operators, can read something new.
+    /// These accounts, and operators, can read new events.
     pub(super) fn tell(&self, accounts: &BTreeSet<AccountId>) {
         {
             let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -39,20 +39,20 @@ impl Listeners {
         self.ticks.send_modify(|ticks| *ticks = ticks.wrapping_add(1));
     }
 
-    /// How often an account was told of something; without one, how often anybody was.
+    /// The number of events for an account; without one, for anyone.
     fn count(&self, account: Option<&AccountId>) -> u64 {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         account.map_or(counts.all, |account| counts.by_account.get(account).copied().unwrap_or_default())
     }
 
-    /// Begins to listen for what an account is told, or anybody. Whoever looks after this misses nothing.
+    /// Begins to listen for an account's events, or all. A caller that reads events after this call misses none.
     pub fn listen(&self, account: Option<AccountId>) -> Listening<'_> {
         let ticks = self.ticks.subscribe();
         Listening { seen: self.count(account.as_ref()), account, ticks, listeners: self }
     }
 }
 
-/// One who listens.
+/// A listener.
 #[derive(Debug)]
 pub struct Listening<'a> {
     listeners: &'a Listeners,
@@ -62,7 +62,7 @@ pub struct Listening<'a> {
 }
 
 impl Listening<'_> {
-    /// Completes when there is something new since the last time.
+    /// Completes when there are new events since the last time.
     pub async fn told(&mut self) {
         loop {
             let now = self.listeners.count(self.account.as_ref());

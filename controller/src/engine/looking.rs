@@ -1,4 +1,4 @@
-//! What hosts say, and what is looked at from time to time.
+//! Reports of hosts, and periodic work.
 
 use super::{Contact, Engine, Health, writer::Job};
 use crate::store::StoreError;
@@ -9,7 +9,7 @@ use std::{
 };
 
 impl Engine {
-    /// Takes note of what an agent said, or of why it could not be asked, and moves on what waited for it.
+    /// Records an agent's report, or why it could not be reached, and advances what waited for it.
     pub fn on_report(&self, host: &HostId, news: Result<HostReport, String>) {
         let (now_ms, boot_ms) = (self.now_ms(), self.shared.reading().boot_ms);
         if let Ok(report) = &news
@@ -26,7 +26,7 @@ impl Engine {
                 Ok(report) => {
                     let said = |report: &HostReport| (report.desired, report.applied, report.problems.clone());
                     let new = before.report.as_ref().map(said) != Some(said(&report)) || before.error.is_some();
-                    // What no underlay can have is nothing that others may be told.
+                    // An impossible MTU must not affect other hosts.
                     let underlay_mtu = report.underlay_mtu.filter(|mtu| UNDERLAY_MTUS.contains(mtu));
                     if let (Some(mtu), None) = (report.underlay_mtu, underlay_mtu)
                         && new
@@ -63,7 +63,7 @@ impl Engine {
         }
     }
 
-    /// Moves on what has waited long enough, and does what is due. Blocks on the disk.
+    /// Advances what has waited long enough, and does what is due. Blocks on the disk.
     pub fn sweep(&self) {
         let until_ms = self.written_before(self.trail_kept_ms());
         if !matches!(self.shared.health(), Health::Failing(_))

@@ -1,20 +1,20 @@
-//! Commands and reports come in; answers and targets for the push go out.
+//! Commands and reports come in; responses and targets for pushes go out.
 //!
-//! | module | what it holds |
+//! | module | content |
 //! |---|---|
 //! | [`writer`] | the thread that decides and commits |
 //! | [`affected`] | which hosts a change concerns |
-//! | [`host_status`] | what is known of the agents |
-//! | [`listeners`] | who was told of something |
-//! | [`looking`] | what hosts say, and what is looked at from time to time |
-//! | [`options`] | what the engine is told besides commands |
-//! | [`pacing`] | which hosts get a change first, where it concerns many |
-//! | [`path_health`] | how the paths between hosts of peerings are |
-//! | [`readers`] | who waits to read the audit trail |
+//! | [`host_status`] | what is known from the agents |
+//! | [`listeners`] | listeners for events |
+//! | [`looking`] | reports of hosts, and periodic work |
+//! | [`options`] | the engine's options |
+//! | [`pacing`] | which hosts get a change first, if it concerns many |
+//! | [`path_health`] | the health of paths between hosts |
+//! | [`readers`] | readers that wait for the audit trail |
 //! | [`sync`] | what is out of sync, and since when |
-//! | [`traces`] | what is recorded of commands on their way to kernels |
-//! | [`traffic`] | what passes between peers |
-//! | [`waiting`] | who waits for a peering |
+//! | [`traces`] | traces of commands on their way to kernels |
+//! | [`traffic`] | traffic between peers |
+//! | [`waiting`] | callers that wait for a peering |
 
 mod affected;
 mod health;
@@ -83,55 +83,55 @@ use tokio::sync::{oneshot, watch};
 pub use trail::TrailLimits;
 use writer::{Answer, Job, Writer};
 
-/// Why a command was not carried out.
+/// Why a command was not executed.
 #[derive(Debug, Error)]
 pub enum EngineError {
     /// The rules refused it.
     #[error(transparent)]
     Refused(#[from] CommandError),
-    /// It could not be stored, perhaps because of others that were to be stored with it. Nothing was changed in memory or on
+    /// It could not be stored, perhaps because of others in the same commit. Nothing was changed in memory or on
     /// hosts.
     #[error(transparent)]
     Store(#[from] Arc<StoreError>),
-    /// The store takes no writes at the moment. It is tried again every second.
+    /// The store takes no writes at the moment. It is retried every second.
     #[error("the store takes no writes at the moment, and is tried again every second: {0}")]
     StoreFailed(String),
-    /// What room the store has is kept for what makes room.
+    /// The remaining space is reserved for commands that free space.
     #[error("{0}: only deletes, rejects and suspensions are accepted until there is room")]
     LowSpace(String),
-    /// A rule ended in a panic.
+    /// A rule panicked.
     #[error("an error in the controller itself; the command changed nothing")]
     Broken,
 }
 
-/// What a host's push worker must bring about; none when the host is gone.
+/// The target of a host's push worker; none if the host is gone.
 pub type Target = Option<Arc<HostTarget>>;
 
-/// Where a host's agent is, and what it must have.
+/// The URL of a host's agent, and the host's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostTarget {
     /// The base URL of the agent.
     pub agent: String,
-    /// What the host must have.
+    /// The configuration.
     pub config: Arc<SharedHostConfig>,
-    /// Whether it is to be asked only, and nothing pushed to it.
+    /// Whether pushes are paused, so that it is only polled.
     pub paused: bool,
-    /// The host's part in a change that some hosts get first.
+    /// The host's part in a rollout.
     pub pacing: Option<Pacing>,
 }
 
-/// The state, the store and what is known of the agents.
+/// The state, the store and what is known from the agents.
 pub struct Engine {
     shared: Arc<Shared>,
     traffic: Traffic,
-    /// None while it ends, and where nothing can be changed.
+    /// None during shutdown, and if nothing can be changed.
     jobs: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        // The writer ends when it has done what it was asked; then the store is free for others.
+        // The writer ends after the jobs that it has; then the store can be opened again.
         self.jobs = None;
         if self.writer.take().is_some_and(|writer| writer.join().is_err()) {
             tracing::error!("the writer ended early");
@@ -139,7 +139,7 @@ impl Drop for Engine {
     }
 }
 
-/// Gives a store that has none its identity, before anything is sent to hosts. It is no commit.
+/// Gives a store without an identity one, before anything is sent to hosts. This is no commit.
 fn identify(store: &Store, state: &mut State) -> Result<(), StoreError> {
     let meta = state.meta();
     if meta.cluster.is_none() {
@@ -150,34 +150,34 @@ fn identify(store: &Store, state: &mut State) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// How long nothing is noted of the time where nothing else is written, in milliseconds.
+/// How often the elapsed time is stored if nothing else is, in milliseconds.
 const NOTED_EVERY_MS: u64 = 15_000;
 
-/// Whoever finds it otherwise has found an error in the writer; the service manager then restarts the controller.
+/// If it does not, that is a bug in the writer; the service manager then restarts the controller.
 const WRITER: &str = "the writer lives as long as the engine";
 
-/// The end of an id: 10 of `[a-z0-9]`. VNIs are drawn from it as well, so that nobody may be able to foresee it.
+/// The end of an id: 10 of `[a-z0-9]`. VNIs are drawn from it as well, so it must be unpredictable.
 fn random_tail() -> String {
     const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
     let mut random = [0; 10];
     if SystemRandom::new().fill(&mut random).is_err() {
-        // The kernel's source fails only before it has begun.
+        // The kernel's source fails only during early boot.
         random = std::array::from_fn(|_| fastrand::u8(..));
     }
     random.map(|byte| char::from(LETTERS[usize::from(byte) % LETTERS.len()])).iter().collect()
 }
 
-/// How many hosts that are in sync are asked per second how they stand, about.
+/// How many hosts that are in sync are polled per second, about.
 const ASKED_PER_S: u32 = 50;
 
-/// How long a host that is in sync is left alone at most, where it is to be every `poll` and there are so many hosts. With jitter
-/// it is three quarters of that in the middle.
+/// The longest time between two polls of a host that is in sync, given the setting `poll` and the number of hosts. With jitter
+/// it is three quarters of that on average.
 pub(crate) fn question_interval(poll: Duration, hosts: usize) -> Duration {
     let hosts = u32::try_from(hosts).unwrap_or(u32::MAX);
     poll.max(Duration::from_secs(1).saturating_mul(hosts) / ASKED_PER_S * 4 / 3)
 }
 
-/// Streams of hosts that need a push worker.
+/// New hosts, which need push workers.
 pub type NewHosts = tokio::sync::mpsc::UnboundedReceiver<(HostId, watch::Receiver<Target>)>;
 
 impl Engine {
@@ -187,7 +187,7 @@ impl Engine {
         Self::open_with(store, content, options)
     }
 
-    /// Begins with what is stored, where that was loaded before.
+    /// Begins with content that was loaded before.
     pub fn open_with(store: Store, content: Content, options: Options) -> Result<(Arc<Self>, NewHosts), StoreError> {
         let Content { mut state, traffic } = content;
         identify(&store, &mut state)?;
@@ -209,8 +209,8 @@ impl Engine {
         Ok((Arc::new(Self { shared, traffic, jobs: Some(jobs), writer: Some(writer) }), hosts))
     }
 
-    /// For looking at what was stored when `content` was copied, while nobody leads who could be asked. Nothing of it can be changed,
-    /// and nothing is known of agents.
+    /// For reading the content of a store as of its copy, while there is no leader. It cannot be changed,
+    /// and nothing is known from agents.
     pub fn frozen(store: Store, content: Content, options: Options) -> Result<Arc<Self>, StoreError> {
         let Content { state, traffic } = content;
         let series = store.series_of(&traffic);
@@ -221,13 +221,13 @@ impl Engine {
         Ok(Arc::new(Self { shared, traffic, jobs: None, writer: None }))
     }
 
-    /// The time that has passed for certain, in milliseconds since 1970-01-01 UTC.
+    /// The elapsed time, in milliseconds since 1970-01-01 UTC.
     pub fn now_ms(&self) -> u64 {
         self.shared.now().ms
     }
 
-    /// The time at which something was written down that has been kept for so long now, both in milliseconds; the former since
-    /// 1970-01-01 UTC. What a clock has leapt is no age; where only the leader would know that, nothing is too old.
+    /// The wall-clock time at which a record was written that is `kept_ms` old now, both in milliseconds; the result since
+    /// 1970-01-01 UTC. Leaps of the clock do not count as age; where only the leader would know of them, nothing is too old.
     pub fn written_before(&self, kept_ms: u64) -> u64 {
         if self.jobs.is_none() {
             return 0;
@@ -236,62 +236,62 @@ impl Engine {
         self.shared.time().written_before(now_ms, kept_ms)
     }
 
-    /// What the clock of the day says, in milliseconds since 1970-01-01 UTC: for what others have a clock for, too.
+    /// The wall clock, in milliseconds since 1970-01-01 UTC: for comparison with clocks of others.
     pub fn wall_ms(&self) -> u64 {
         self.shared.reading().wall_ms
     }
 
-    /// By how much the clock of the day has leapt, if nobody has confirmed it.
+    /// By how much the wall clock has leapt, if that is unconfirmed.
     pub fn leap(&self) -> Option<Leap> {
         self.shared.now().leap
     }
 
-    /// What passes between peers.
+    /// Traffic between peers.
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
     }
 
-    /// Says who was told of something.
+    /// Listeners for events.
     pub fn listeners(&self) -> &Listeners {
         &self.shared.listeners
     }
 
-    /// Says when there may be something new to look at: the number changes, whatever it is.
+    /// A number that changes whenever there may be something new to look at.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.ticks.subscribe()
     }
 
-    /// The peerings between regions that have changed, or the ports of their VPCs, since this was last asked.
+    /// The peerings between regions that have changed, or the ports of their VPCs, since the last call.
     pub fn limits_changed(&self) -> BTreeSet<PeeringId> {
         std::mem::take(&mut *self.shared.limits_changed.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Which cluster this controller is of.
+    /// The identity of this controller's cluster.
     pub fn cluster(&self) -> Option<ClusterId> {
         self.read(|state, _| state.meta().cluster)
     }
 
-    /// Whether nothing is sent to hosts, because the store is a copy that was brought back and nobody has released it.
+    /// Whether nothing is sent to hosts, because the store was restored from a backup and has not been released.
     pub fn is_held(&self) -> bool {
         self.read(|state, _| state.meta().held)
     }
 
-    /// By what right this controller leads.
+    /// This controller's leadership.
     pub fn leadership(&self) -> &Leadership {
         self.shared.store.leadership()
     }
 
-    /// Where counters are kept.
+    /// The store, for counters.
     pub fn store(&self) -> &Arc<Store> {
         &self.shared.store
     }
 
-    /// What is recorded of commands and pushes.
+    /// Traces of commands and pushes.
     pub fn traces(&self) -> &Traces {
         &self.shared.traces
     }
 
-    /// What is measured.
+    /// The engine's metrics.
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
     }
@@ -301,7 +301,7 @@ impl Engine {
         self.shared.options().limits
     }
 
-    /// Goes on with other limits and periods; the clock stays, and how often hosts are asked.
+    /// Replaces limits and periods; the clock stays, and how often hosts are polled.
     pub fn tune(&self, mut options: Options) {
         options.clock = Arc::clone(&self.shared.clock);
         options.poll = self.shared.options().poll;
@@ -319,12 +319,12 @@ impl Engine {
         self.shared.health()
     }
 
-    /// How much room the store has, as it was found last; none where that is not known.
+    /// How much space the store has, as last measured; none if unknown.
     pub fn space(&self) -> Option<Space> {
         *self.shared.space.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Without a writer the job is dropped, and with it whatever would have answered.
+    /// Without a writer the job is dropped, and with it the sender of its response.
     fn ask(&self, job: Job) {
         if let Some(jobs) = &self.jobs {
             let _ = jobs.send(job);
@@ -347,18 +347,18 @@ impl Engine {
         traced: Option<SpanContext>,
     ) -> Result<Outcome, EngineError> {
         let (send, receive) = oneshot::channel();
-        // Who asked may not wait any more.
+        // The caller may have stopped waiting.
         self.request(request, dry_run, traced, Box::new(move |answer| drop(send.send(answer))));
         receive.await.unwrap_or(Err(EngineError::Broken))
     }
 
-    /// Carries a request out: when this returns it is on disk, and on its way to the hosts. It is also carried out when
-    /// nobody waits any more.
+    /// Executes a request: when this returns it is on disk, and on its way to the hosts. It is also executed if
+    /// the caller stops waiting.
     pub async fn carry_out(&self, request: Request) -> Result<Outcome, EngineError> {
         self.answered(request, false, None).await
     }
 
-    /// The same for a request that is recorded as this span.
+    /// The same for a request that is traced with this span.
     pub async fn carry_out_traced(
         &self,
         request: Request,
@@ -367,24 +367,24 @@ impl Engine {
         self.answered(request, false, traced).await
     }
 
-    /// What a request would do. Changes nothing.
+    /// The result that a request would have. Changes nothing.
     pub async fn dry_run(&self, request: Request) -> Result<Outcome, EngineError> {
         self.answered(request, true, None).await
     }
 
-    /// Like [`carry_out`](Self::carry_out) for who does not wait.
+    /// Like [`carry_out`](Self::carry_out), without waiting.
     pub fn submit(&self, request: Request) {
         self.request(request, false, None, Box::new(|_| ()));
     }
 
-    /// Like [`carry_out`](Self::carry_out) for where nothing else is to be done meanwhile. Blocks on the disk.
+    /// Like [`carry_out`](Self::carry_out), for synchronous callers. Blocks on the disk.
     pub fn execute(&self, request: &Request) -> Result<Outcome, EngineError> {
         let (send, receive) = mpsc::channel();
         self.request(request.clone(), false, None, Box::new(move |answer| drop(send.send(answer))));
         receive.recv().unwrap_or(Err(EngineError::Broken))
     }
 
-    /// Looks at the state between two commits: what it says is what the store says; with `trail`, the audit trail is whole, too.
+    /// Reads the state between two commits: it is the same as the store's; with `trail`, the audit trail is complete, too.
     /// Blocks on the disk.
     fn between_commits<T: Send + 'static>(&self, trail: bool, look: impl FnOnce(&State) -> T + Send + 'static) -> T {
         if self.jobs.is_none() {
@@ -396,12 +396,12 @@ impl Engine {
         receive.recv().expect(WRITER)
     }
 
-    /// What an account is charged for in a window, in milliseconds since 1970-01-01 UTC: at most so many of the closed periods, and
+    /// The charged periods of an account within a window, in milliseconds since 1970-01-01 UTC: at most `most` closed periods, and
     /// those that are open now, as if they were closed now. Blocks on the disk.
     pub fn periods(&self, payer: &AccountId, window: &Range<u64>, most: usize) -> Result<Charged, StoreError> {
         let (now_ms, own) = (self.now_ms(), payer.clone());
-        // All periods that are closed at this moment are stored, and those that are open are told here. The store is read without
-        // holding up anybody's command: there may be many.
+        // All periods that are closed at this moment are stored, and the open ones are listed here. The store is read without
+        // delaying any command: there can be many.
         let open: Vec<Period> = self.between_commits(false, move |state| {
             let paid = state.peerings_of_account(&own).filter(|peering| peering.initiator.account == own);
             paid.flat_map(|peering| open_periods(peering, now_ms)).collect()
@@ -419,18 +419,18 @@ impl Engine {
         Ok(Charged { closed, open, now_ms })
     }
 
-    /// Tells the audit trail of something that is no request. It is there soon, unless the store has no room.
+    /// Adds an entry that belongs to no request to the audit trail. It is stored soon, unless the store has no space.
     pub fn note(&self, entry: Entry) {
         self.ask(Job::Note(Box::new(entry)));
     }
 
-    /// Looks into the audit trail, the newest entries first. Blocks on the disk.
+    /// Reads the audit trail, the newest entries first. Blocks on the disk.
     pub fn audit(&self, query: &Query) -> Result<Vec<(u64, Entry)>, StoreError> {
         self.between_commits(true, |_| ());
         self.shared.store.audit(query)
     }
 
-    /// Copies the store as it is now into a new file beside it, in the folder `backups`. Blocks on the disk.
+    /// Backs up the store into a new file beside it, in the folder `backups`. Blocks on the disk.
     pub fn back_up(&self) -> Result<(PathBuf, Revision), BackupError> {
         let folder = self.shared.store.backups().to_owned();
         match DirBuilder::new().mode(0o700).create(&folder) {
@@ -440,27 +440,27 @@ impl Engine {
             }
             _ => {}
         }
-        // Without colons, which other programs take for the end of a host's name.
+        // Without colons, which other programs take for the end of a host name.
         let time = timestamp_ms(now_ms()).replace(':', "-");
         let file = folder.join(format!("{time}.{}", Store::COPY));
-        // What was refused belongs to the trail, too.
+        // Refusals belong to the trail, too.
         self.between_commits(true, |_| ());
         let revision = self.shared.store.back_up(&file)?;
         tracing::info!(file = %file.display(), %revision, "store backed up");
         Ok((file, revision))
     }
 
-    /// How much of the audit trail is counted, in bytes: soon after the start that is all of it.
+    /// How many bytes of the audit trail are counted: soon after the start that is all of it.
     pub fn trail_bytes(&self) -> u64 {
         self.shared.trail().bytes()
     }
 
-    /// How much of it there may be, in bytes.
+    /// How many bytes it may take.
     pub fn trail_limit_bytes(&self) -> u64 {
         self.shared.options().trail.total
     }
 
-    /// Looks at the state and at what is known of the agents.
+    /// Reads the state and what is known from the agents.
     pub fn read<T>(&self, look: impl FnOnce(&State, &Agents<'_>) -> T) -> T {
         let seen = self.shared.published();
         let freshness = self.shared.freshness(seen.state.hosts().len());
@@ -472,8 +472,8 @@ impl Engine {
         self.shared.published().state.hosts().len()
     }
 
-    /// Waits until `look` finds something, at most for `patience`. Looks whenever anything has changed; where it is about
-    /// one peering, [`wait_for_peering`](Self::wait_for_peering) costs less.
+    /// Waits until `look` finds something, at most for `patience`. Calls it whenever anything has changed; for
+    /// a single peering, [`wait_for_peering`](Self::wait_for_peering) costs less.
     pub async fn wait_for<T>(
         &self,
         patience: Duration,
@@ -494,7 +494,7 @@ impl Engine {
         tokio::time::timeout(patience, found).await.ok()
     }
 
-    /// Waits until `look` finds something when a peering has changed, at most for `patience`.
+    /// Waits until `look` finds something after a change of a peering, at most for `patience`.
     pub async fn wait_for_peering<T>(
         &self,
         patience: Duration,
@@ -507,7 +507,7 @@ impl Engine {
                 if let Some(found) = self.read(|state, _| look(state)) {
                     return found;
                 }
-                // The writer never goes before this.
+                // The writer outlives this.
                 let _ = changed.await;
             }
         };

@@ -1,37 +1,37 @@
-//! What the engine is told besides commands.
+//! The options of the engine.
 
 use super::{Clock, Pushes, Tolerance, TrailLimits, system_clock};
 use crate::model::Limits;
 use cps_peering_otlp::Recorder;
 use std::time::Duration;
 
-/// What the engine is told besides commands.
+/// The options of the engine.
 #[derive(Clone)]
 pub struct Options {
     /// How long a host may hold a peering in `provisioning`.
     pub grace: Duration,
     /// Limits and periods of the rules.
     pub limits: Limits,
-    /// How often a host that is in sync is asked how it stands.
+    /// How often a host that is in sync is polled.
     pub poll: Duration,
-    /// How old the last report of a host may be to say how the host stands; at least twice the time between two questions.
+    /// How old the last report of a host can be to count; at least twice the time between two polls.
     pub report_max_age: Duration,
     /// How long the audit trail is kept.
     pub audit_kept: Duration,
-    /// How much room the audit trail may take.
+    /// How much space the audit trail may take.
     pub trail: TrailLimits,
-    /// How much room is kept free for what makes room, in bytes, where the store is a file.
+    /// How much space is reserved for commands that free space, in bytes, if the store is a file.
     pub store_reserve: u64,
     /// The machine's clocks.
     pub clock: Clock,
-    /// When the clock of the day has leapt, and when it is believed.
+    /// When the wall clock has leapt, and when it is trusted again.
     pub tolerance: Tolerance,
-    /// How often a day an account may be told that a network of its own overlaps one of another account that it does not see
-    /// (rule L11); 0: as often as it asks.
+    /// How many times a day an account can be told that a network of its own overlaps one of another account that it does not see
+    /// (rule L11); 0 for no limit.
     pub overlap_checks_per_day: u32,
     /// How changes reach many hosts.
     pub pushes: Pushes,
-    /// Where traces are recorded; it stays for as long as the engine lives.
+    /// Records traces, for as long as the engine lives.
     pub recorder: Recorder,
 }
 

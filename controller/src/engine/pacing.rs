@@ -1,9 +1,9 @@
-//! Which hosts get a change first, where it concerns many. Pure.
+//! Which hosts get a change first, if it concerns many. Pure.
 //!
-//! What an operator's document gives to many hosts goes to a few of them first, the canaries. A host waits only where its kernel is known
-//! to have all that it was to have, where it gets more than that, and where nothing of the VPCs concerned is taken from any host or moves
-//! between them: what is taken away is never late, and what moves would be nowhere while one end waits. What a tenant commands goes at
-//! once to each host that it changes, with all that the host waits for.
+//! What an operator's document adds on many hosts goes to a few of them first, the canaries. A host waits only if its kernel is known
+//! to have everything planned so far, if the change only adds to that, and if nothing of the VPCs concerned is removed from any host or moved
+//! between hosts: removals are never delayed, and what moves would be nowhere while one end waits. Tenants' commands go to each host
+//! that they change immediately, with everything that the host waits for.
 
 use super::HostTarget;
 use crate::digest::sha256;
@@ -30,13 +30,13 @@ use std::{
 /// How changes reach many hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pushes {
-    /// How many hosts get a change first; 0: all get it at once.
+    /// How many hosts get a change first; 0: all get it immediately.
     pub canary_hosts: usize,
-    /// A change goes to some hosts first where it gives something to more than so many.
+    /// A change goes to canaries first if it adds something on more than this many hosts.
     pub canary_above: usize,
-    /// For how long these must be well with it before the others get it.
+    /// How long the canaries must be healthy with it before the others get it.
     pub canary_watch: Duration,
-    /// How long that may take before the others wait for an operator.
+    /// How long that may take before the rollout is stopped.
     pub canary_patience: Duration,
 }
 
@@ -54,13 +54,13 @@ impl Default for Pushes {
 /// How a command's changes reach hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PushMode {
-    /// Some hosts first, where they are many.
+    /// Canaries first, if there are many.
     Paced,
-    /// Hosts that wait go on waiting.
+    /// Hosts that wait continue to wait.
     KeepHeld,
-    /// At once, and nobody waits any more: what is known of hosts is of another store.
+    /// Immediately, and no host waits any more: what is known of hosts is of another store.
     ReleaseAll,
-    /// At once.
+    /// Immediately.
     AtOnce,
 }
 
@@ -101,19 +101,19 @@ impl PushMode {
     }
 }
 
-/// What paces a commit.
+/// The pacing of a commit.
 pub(super) struct Pace<'a> {
     pub(super) manner: PushMode,
     pub(super) pushes: Pushes,
-    /// Whether an operator says with it what hosts are to have. Measurements, and what follows from time, give nobody anything else to
-    /// agree to.
+    /// Whether it is an operator's change of configurations. Measurements, and what follows from time, add nothing that operators
+    /// would have to review.
     pub(super) is_decision: bool,
-    /// Whether the kernel of a host is known to have all that it was to have before, and to be told what comes next.
+    /// Whether the kernel of a host is known to have everything planned before, and its worker is running.
     pub(super) has_all: &'a dyn Fn(&Host) -> bool,
     pub(super) now_ms: u64,
 }
 
-/// What tells a configuration from others of the same host, whichever commit it is of.
+/// The digest of a configuration, which does not depend on its revision.
 fn digest(config: &SharedHostConfig) -> u64 {
     let SharedHostConfig { revision: _, host: _, underlay, vrfs, sides } = config;
     let vrfs: BTreeMap<_, _> = vrfs.iter().map(|(id, vrf)| (id, &**vrf)).collect();
@@ -122,20 +122,20 @@ fn digest(config: &SharedHostConfig) -> u64 {
     sha256(&json).first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
 }
 
-/// A host that must have something else than before.
+/// A host whose configuration changes.
 pub(super) struct Replanned {
     pub(super) before: Option<Arc<SharedHostConfig>>,
     pub(super) after: Arc<SharedHostConfig>,
 }
 
-/// What differs between two configurations of a host.
+/// The differences between two configurations of a host.
 #[derive(Debug, Default)]
 struct Differs {
-    /// The VPCs of which anything is there no more, or elsewhere.
+    /// The VPCs of which a part is removed or moved.
     lost: BTreeSet<VpcId>,
-    /// The VPCs of which anything differs.
+    /// The VPCs with any difference.
     changed: BTreeSet<VpcId>,
-    /// Whether anything is less, though nothing is gone: a share of a bandwidth.
+    /// Whether anything is reduced without a removal: a share of a bandwidth.
     less: bool,
 }
 
@@ -159,9 +159,9 @@ fn has_all_of_vrf(new: &VrfConfig, old: &VrfConfig) -> bool {
         && shared_gateways.iter().all(|gateway| new.shared_gateways.contains(gateway))
 }
 
-/// But for how much may be sent.
+/// Apart from the limit.
 fn has_all_of_side(new: &SideConfig, old: &SideConfig) -> bool {
-    // Gateways are what probes are sent to, and nothing else.
+    // Gateways only matter to probes.
     let SideConfig { peering, vpc, peer_vni, peer_cidrs, own_prefixes, remotes, gateways: _, path_mtu, limit: _ } = old;
     (&new.peering, &new.vpc, new.peer_vni, &new.own_prefixes, new.path_mtu)
         == (peering, vpc, *peer_vni, own_prefixes, *path_mtu)
@@ -182,7 +182,7 @@ impl Differs {
         let mut differs = Self::default();
         let (no_vrfs, no_sides) = (BTreeMap::new(), BTreeMap::new());
         let (vrfs, sides) = before.map_or((&no_vrfs, &no_sides), |before| (&before.vrfs, &before.sides));
-        // With its address everything of the host is elsewhere.
+        // With a new address everything of the host moves.
         let moved = before.is_some_and(|before| before.underlay != after.underlay);
         for (vpc, old) in vrfs {
             match after.vrfs.get(vpc) {
@@ -216,14 +216,14 @@ impl Differs {
     }
 }
 
-/// Some of those who could be the first, from each region in turn. The same for the same hosts.
+/// Some of the candidates, from each region in turn. Deterministic.
 fn canaries(candidates: &BTreeMap<HostId, RegionId>, count: usize) -> BTreeSet<HostId> {
     let mut kinds: BTreeMap<&RegionId, Vec<&HostId>> = BTreeMap::new();
     for (host, region) in candidates {
         kinds.entry(region).or_default().push(host);
     }
     let per_kind = count.div_ceil(kinds.len().max(1));
-    // Spread over the names: neighbours often stand in one rack.
+    // Spread over the names: neighbours are often in the same rack.
     let spread = |hosts: Vec<&HostId>| -> Vec<HostId> {
         let taken = per_kind.min(hosts.len());
         (0..taken).map(|place| hosts[place * hosts.len() / taken].clone()).collect()
@@ -240,23 +240,23 @@ fn canaries(candidates: &BTreeMap<HostId, RegionId>, count: usize) -> BTreeSet<H
     chosen
 }
 
-/// How a host's target is told to its worker.
+/// The target of a host's worker.
 pub(super) fn target(host: &Host, config: Arc<SharedHostConfig>) -> Arc<HostTarget> {
     let pacing = host.pacing.filter(|pacing| *pacing == Pacing::Canary || host.is_held_back());
     Arc::new(HostTarget { agent: host.agent.clone(), config, paused: host.paused, pacing })
 }
 
 impl Transaction<'_> {
-    /// Says which hosts wait for others. `replanned` are those that must have something else than before.
+    /// Decides which hosts wait. `replanned` are those whose configurations change.
     pub(super) fn pace(&mut self, number: u64, replanned: &BTreeMap<HostId, Replanned>, pace: &Pace<'_>) {
         let before = self.before();
         let was_held = before.meta().held;
-        // None where this very command has ended it.
+        // None if this very command has ended it.
         let rollout = self.state.meta().rollout;
-        // Of a store that was released before, nothing is new.
+        // In a store that was released before, nothing is new.
         let manner = if was_held || pace.manner != PushMode::ReleaseAll { pace.manner } else { PushMode::KeepHeld };
         let differences: BTreeMap<&HostId, Differs> = {
-            // Only then anybody waits.
+            // Only then hosts wait.
             let matters = manner == PushMode::Paced || rollout.is_some();
             let states = [&*self.state, before];
             let of = |it: &Replanned| Differs::between(states, it.before.as_deref(), &it.after);
@@ -267,9 +267,9 @@ impl Transaction<'_> {
             let differs = differences.get(id);
             differs.is_none_or(|it| !it.less && it.lost.is_empty() && it.changed.iter().all(|vpc| !lost.contains(vpc)))
         };
-        // One that goes is emptied now.
+        // A host that is removed is emptied now.
         let in_use = |id: &HostId| self.state.hosts().get(id).filter(|host| !host.retiring);
-        // What each host has that waits.
+        // The configurations that waiting hosts have.
         let held = before.hosts().values().filter(|_| rollout.is_some());
         let held: BTreeMap<&HostId, (u64, u64)> = held.filter_map(|host| Some((&host.id, host.held_with()?))).collect();
         let at_once = |id: &HostId| match manner {
@@ -282,8 +282,8 @@ impl Transaction<'_> {
             .filter(|(id, _)| !at_once(id) && may_wait(id) && in_use(id).is_some())
             .map(|(id, has)| ((*id).clone(), *has))
             .collect();
-        // A document that leaves all who waited with what they have. One that takes something else from all of them gives them what they
-        // waited for.
+        // A document that leaves all waiting hosts with what they have withdraws the rollout. One that removes something else from all of them
+        // gives them what they waited for.
         let is_as_before = |id: &HostId, (_, had): (u64, u64)| {
             let loses = differences.get(id).is_some_and(|it| it.less || !it.lost.is_empty());
             in_use(id).is_none() || loses && replanned.get(id).is_some_and(|it| digest(&it.after) == had)
@@ -301,7 +301,7 @@ impl Transaction<'_> {
             PushMode::KeepHeld | PushMode::ReleaseAll | PushMode::AtOnce => BTreeMap::new(),
         };
         let begins = pace.pushes.canary_hosts > 0 && new.len() > pace.pushes.canary_above;
-        // Those of a rollout that goes on are still looked at.
+        // The canaries of a rollout that continues are still watched.
         let former = before.hosts().values().filter(|host| host.pacing == Some(Pacing::Canary) && rollout.is_some());
         let former: BTreeSet<HostId> = former
             .filter(|host| !at_once(&host.id) && in_use(&host.id).is_some())
@@ -318,7 +318,7 @@ impl Transaction<'_> {
             let missing =
                 pace.pushes.canary_hosts.saturating_sub(former.iter().filter(|id| new.contains_key(*id)).count());
             let mut chosen = canaries(&others(false), missing);
-            // Whoever waits for an operator goes on waiting for one.
+            // Hosts that wait for an operator continue to do so.
             if chosen.is_empty() && !stopped {
                 chosen = canaries(&others(true), missing);
             }
@@ -330,7 +330,7 @@ impl Transaction<'_> {
         let waiting = new.iter().filter(|_| begins).chain(&stays);
         roles.extend(waiting.filter_map(|(id, (has, _))| {
             let plan = in_use(id)?.config_number;
-            // One that begins to wait has what it was to have before.
+            // A host that begins to wait has what was planned before.
             let had = || replanned.get(id)?.before.as_deref().map(digest);
             let digest = stays.get(id).map_or_else(|| had().unwrap_or_default(), |(_, had)| *had);
             Some((id.clone(), Some(Pacing::Held { has: *has, plan, digest })))
@@ -343,7 +343,7 @@ impl Transaction<'_> {
         }
         let meta = self.state.meta();
         let revision = Revision { epoch: meta.epoch, number };
-        // What an operator says to hosts that wait is something newer to wait for.
+        // An operator's change of waiting hosts is something newer to review.
         let is_newer = pace.is_decision && stays.keys().any(|id| differences.contains_key(id));
         let rollout = match (begins, manner) {
             (true, _) => Some(Rollout { number, begun_ms: pace.now_ms, revision, stopped, withdrawn: false }),
@@ -382,7 +382,7 @@ mod tests {
         assert_eq!(chosen(&[], 3), [""; 0]);
     }
 
-    /// P3. Each thing that a VRF or a side has not any more, or has otherwise, is seen.
+    /// P3. Each part that a VRF or a side has lost, or that has changed, is detected.
     #[test]
     fn nothing_that_is_taken_away_or_moves_is_taken_for_more() {
         let [one, two] = ["10.0.0.0/24", "10.0.1.0/24"].map(|it| it.parse().unwrap());

@@ -1,8 +1,8 @@
-//! How the paths between hosts of peerings are, by the probes that hosts send all the time (rule V6). In memory alone: hosts say it
+//! The health of paths between hosts of peerings, by the probes that hosts send continuously (rule V6). In memory only: hosts report it
 //! again within seconds.
 //!
-//! A probe goes there and back, so that each host of either side says something of the whole path. What counts is the worst of what they
-//! say now. What nobody has said lately is not known.
+//! A probe travels both ways, so each host of either side measures the whole path. The worst of all current values counts. What no host
+//! has reported recently is unknown.
 
 use super::{Engine, whole};
 use crate::model::state::State;
@@ -17,33 +17,33 @@ use std::{
     time::Duration,
 };
 
-/// How old what was measured may be to say how a path is, in milliseconds, beside the time between two probes and between two questions:
+/// How old a sample can be to count, in milliseconds, in addition to the time between two probes and between two polls:
 /// with very many paths a host takes some two minutes for a round.
 const MAX_AGE_MS: u64 = 180_000;
-/// The longest time between two probes that agents have, in seconds.
+/// The longest interval between probes that agents allow, in seconds.
 const LONGEST_INTERVAL_S: u64 = 3600;
 
-/// How a path is.
+/// The health of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PathHealth {
     /// Packets, and those of them that were lost; never more.
     sent: u32,
     lost: u32,
-    /// The time there and back, in microseconds; none where nothing comes back.
+    /// The round-trip time, in microseconds; none if no reply arrives.
     pub round_trip_us: Option<u64>,
-    /// Whether long packets are lost and short ones pass; none where that is not known.
+    /// Whether long packets are lost while short ones pass; none if unknown.
     pub mtu_black_hole: Option<bool>,
-    /// How long ago the oldest of this was measured, in milliseconds.
+    /// The age of the oldest of these values, in milliseconds.
     pub age_ms: u64,
 }
 
 impl PathHealth {
-    /// How much is lost, in percent, rounded up: 0 where nothing is.
+    /// The loss in percent, rounded up: 0 only without loss.
     pub fn loss_percent(self) -> u32 {
         (self.lost * 100).div_ceil(self.sent.max(1))
     }
 
-    /// The worse of both in everything.
+    /// The worse of both in every value.
     fn and(self, other: Self) -> Self {
         let is_worse = u64::from(other.lost) * u64::from(self.sent) > u64::from(self.lost) * u64::from(other.sent);
         let (sent, lost) = if is_worse { (other.sent, other.lost) } else { (self.sent, self.lost) };
@@ -57,17 +57,17 @@ impl PathHealth {
     }
 }
 
-/// What a host has said last.
+/// A host's last report.
 #[derive(Debug)]
 struct Said {
-    /// When, by the time since the machine's start, in milliseconds.
+    /// When it arrived, in milliseconds since boot.
     boot_ms: u64,
-    /// How old what it says may become, in milliseconds.
+    /// How old its samples may become, in milliseconds.
     max_age_ms: u64,
     sides: BTreeMap<Vni, SideProbes>,
 }
 
-/// What hosts have said last.
+/// The last reports of hosts.
 #[derive(Debug, Default)]
 pub(super) struct PathHealths(Mutex<BTreeMap<HostId, Said>>);
 
@@ -77,8 +77,8 @@ impl PathHealths {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what a host says in the place of what it has said before, as far as it is about sides that there are. It is asked again after
-    /// so long.
+    /// Replaces a host's last report, as far as it is about existing sides. The host is polled again after
+    /// `again_ms`.
     pub(super) fn on_report(&self, state: &State, host: &HostId, report: ProbeReport, boot_ms: u64, again_ms: u64) {
         if !state.hosts().contains_key(host) {
             return;
@@ -97,12 +97,12 @@ impl PathHealths {
         self.lock().insert(host.clone(), said);
     }
 
-    /// Forgets hosts that are none any more.
+    /// Forgets hosts that no longer exist.
     pub(super) fn retain(&self, state: &State) {
         self.lock().retain(|host, _| state.hosts().contains_key(host));
     }
 
-    /// What hosts say now of sides of a peering, the worst of it.
+    /// The worst of the current values that hosts report for sides of a peering.
     pub(super) fn worst<'a>(
         &self,
         peering: &PeeringId,
@@ -114,7 +114,7 @@ impl PathHealths {
             let said = all.get(host)?;
             let side = said.sides.get(&vni).filter(|side| side.peering == *peering)?;
             let age_ms = side.age_ms.saturating_add(boot_ms.saturating_sub(said.boot_ms));
-            // Whoever has broken into a host says what it likes.
+            // A compromised host reports anything.
             let sent = side.sent.min(1000);
             (age_ms <= said.max_age_ms).then_some(PathHealth {
                 sent,
@@ -129,13 +129,13 @@ impl PathHealths {
 }
 
 impl Engine {
-    /// Takes note of what an agent says of the paths of its host's peerings. It is asked again after so long.
+    /// Records an agent's report about the paths of its host's peerings. The agent is polled again after `again`.
     pub fn on_probes(&self, host: &HostId, report: ProbeReport, again: Duration) {
         let (state, boot_ms) = (self.shared.published().state, self.shared.reading().boot_ms);
         self.shared.paths.on_report(&state, host, report, boot_ms, whole(again.as_millis()));
     }
 
-    /// Forgets what hosts have said of paths that are none any more.
+    /// Forgets reports about paths that no longer exist.
     pub fn forget_probes(&self) {
         self.shared.paths.retain(&self.shared.published().state);
     }

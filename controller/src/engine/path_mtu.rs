@@ -1,25 +1,25 @@
-//! How often a host may say that its end of the underlay takes packets of another size. Each change is one for every host that sends to
-//! it, so one that says this and that in turn gets new plans for all of them.
+//! Limits how often a host can change the MTU of its end of the underlay. Each change affects every host that sends to
+//! it, so a host that alternates would cause new plans for all of them.
 //!
-//! Each host has a bucket of changes. That less fits is taken over at once while there is one in the bucket; that more fits only
-//! while it is half full. So whoever keeps changing ends with the smaller size, with which nothing is lost.
+//! Each host has a bucket of changes. A smaller MTU is accepted while there is a token in the bucket; a larger one only
+//! while it is half full. So a host that keeps changing ends with the smaller MTU, with which nothing is lost.
 
 use cps_peering_config::id::HostId;
 use std::collections::HashMap;
 
 /// How many changes a full bucket holds.
 const BURST: u64 = 8;
-/// How many are left in it for hosts that say that less fits.
+/// How many are reserved for smaller MTUs.
 const RESERVE: u64 = 4;
-/// How often a change comes back into a bucket, in milliseconds.
+/// How often a token returns to a bucket, in milliseconds.
 const EVERY_MS: u64 = 60_000;
 
-/// The buckets, each as the time at which it will be full again. Times are in milliseconds since any fixed moment.
+/// The buckets, each as the time at which it will be full again. Times are in milliseconds since an arbitrary fixed moment.
 #[derive(Debug, Default)]
 pub(super) struct Damping(HashMap<HostId, u64>);
 
 impl Damping {
-    /// Whether a host's MTU may become another now; then that is counted.
+    /// Whether a host's MTU can change now; if so, the change is counted.
     pub(super) fn takes(&mut self, host: &HostId, from: u32, to: u32, now_ms: u64) -> bool {
         let room = if to > from { BURST - RESERVE } else { BURST };
         let full_at_ms = self.0.get(host).copied().unwrap_or_default().max(now_ms);
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_says_two_sizes_in_turn_ends_with_the_smaller_one() {
+    fn a_host_that_alternates_ends_with_the_smaller_mtu() {
         let (mut damping, host) = (Damping::default(), "h1".parse().unwrap());
         let (mut mtu, mut changes) = (9000, 0);
         let mut say = |damping: &mut Damping, said: u32, now_ms: u64| {
@@ -54,18 +54,18 @@ mod tests {
             say(&mut damping, if second % 2 == 0 { 1500 } else { 9000 }, 10_000 + second * 1000);
         }
         assert_eq!(say(&mut damping, 1500, 70_000), (1500, 5), "two raises and what they took back");
-        // Ever less is bounded, too.
+        // Ever smaller ones are limited, too.
         for step in 0..1000 {
             say(&mut damping, 1499 - step, 70_000 + u64::from(step));
         }
         let (_, changes) = say(&mut damping, 400, 72_000);
         assert!((6..=10).contains(&changes), "{changes}");
-        // Who has been steady for long may change at once.
+        // A host that has been steady for long can change immediately.
         damping.forget(70_000 + (BURST + 1) * EVERY_MS);
         assert!(damping.0.is_empty());
         assert_eq!(say(&mut damping, 9000, 2_000_000).0, 9000);
         assert_eq!(say(&mut damping, 1400, 2_000_000).0, 1400);
-        // One host's changes are not another's.
+        // One host's changes do not count for another.
         assert!(damping.takes(&"h2".parse().unwrap(), 1500, 9000, 2_000_000));
     }
 }

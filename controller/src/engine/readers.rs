@@ -26,18 +26,18 @@ impl Readers {
         self.waiting.push(look);
     }
 
-    /// How long the readers still have to wait until the trail may be written for them; none where nobody waits.
+    /// How long the readers still have to wait until the trail can be written for them; none without readers.
     pub(super) fn patience(&self) -> Option<Duration> {
         let rest = self.written.map_or(Duration::ZERO, |at| EVERY.saturating_sub(at.elapsed()));
         (!self.waiting.is_empty()).then_some(rest)
     }
 
-    /// The trail is written for them.
+    /// The trail was written for them.
     pub(super) fn written(&mut self) {
         self.written = Some(Instant::now());
     }
 
-    /// The trail is complete: they wait no more.
+    /// The trail is complete: removes the readers, which need not wait any more.
     pub(super) fn take(&mut self) -> Vec<Look> {
         std::mem::take(&mut self.waiting)
     }

@@ -1,4 +1,4 @@
-//! What the writer shares with everybody who looks.
+//! What the writer shares with readers.
 
 use super::{
     Clock, Health, Options,
@@ -26,13 +26,13 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// The records and what is known of the agents, as far as others may see them: everything in the state is durable. A copy costs
+/// The records and what is known from the agents, as others see them: everything in the state is durable. A copy costs
 /// next to nothing.
 #[derive(Clone, Default)]
 pub(super) struct Published {
     pub(super) state: State,
     pub(super) contacts: OrdMap<HostId, Arc<Contact>>,
-    /// The hosts whose kernels are as they must be.
+    /// The hosts whose kernels match their configurations.
     pub(super) in_sync: OrdSet<HostId>,
 }
 
@@ -41,9 +41,9 @@ impl Published {
         Agents { state: &self.state, contacts: &self.contacts, in_sync: &self.in_sync, freshness, paths }
     }
 
-    /// A host must have something else, or its agent has said something else.
+    /// A host's configuration or its agent's report has changed.
     pub(super) fn compare(&mut self, host: &HostId) {
-        // Whether the report is new enough is looked at by whoever asks.
+        // The caller checks whether the report is recent enough.
         let freshness = Freshness { boot_ms: 0, max_age_ms: 0 };
         let paths = PathHealths::default();
         if self.state.hosts().get(host).is_some_and(|host| self.agents(freshness, &paths).is_in_sync(host)) {
@@ -54,9 +54,9 @@ impl Published {
     }
 }
 
-/// What the writer shares with everybody.
+/// What the writer shares with others.
 pub(super) struct Shared {
-    /// Held for moments only.
+    /// Locked for moments only.
     pub(super) published: RwLock<Published>,
     pub(super) store: Arc<Store>,
     pub(super) options: RwLock<Options>,
@@ -66,18 +66,18 @@ pub(super) struct Shared {
     pub(super) time: Mutex<Timekeeper>,
     /// Counts everything that a waiting caller may want to look at.
     pub(super) ticks: watch::Sender<u64>,
-    /// How much room the store has.
+    /// How much space the store has, as last measured; none if unknown.
     pub(super) space: Mutex<Option<Space>>,
-    /// What the audit trail takes.
+    /// The accounting of the audit trail.
     pub(super) trail: Mutex<Trail>,
     pub(super) waiting: Waiting,
     pub(super) listeners: Listeners,
     pub(super) sync: Mutex<SyncWatch>,
-    /// Peerings between regions that have changed, or the ports of their VPCs, since somebody asked.
+    /// Peerings between regions that have changed, or the ports of their VPCs, since the last query.
     pub(super) limits_changed: Mutex<BTreeSet<PeeringId>>,
-    /// The hosts that were in sync when the sweep last looked: reports grow too old without anybody's word.
+    /// The hosts that were in sync at the last sweep: reports become too old without any event.
     pub(super) heard_in_sync: Mutex<BTreeSet<HostId>>,
-    /// What hosts say of paths.
+    /// What hosts report about paths.
     pub(super) paths: PathHealths,
     pub(super) metrics: Metrics,
     pub(super) traces: Traces,
@@ -106,9 +106,9 @@ impl Shared {
         }
     }
 
-    /// As it is at this moment. Nobody waits for those who look at it.
+    /// A copy of the current state; readers delay nobody.
     pub(super) fn published(&self) -> Published {
-        // A panic while it was held cannot leave a change half made: each is total.
+        // A panic while it was locked cannot leave a change half made: each is total.
         self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -124,7 +124,7 @@ impl Shared {
         self.health.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Says so where it is another than before.
+    /// Logs it if it has changed.
     pub(super) fn set_health(&self, now: Health) {
         let before = std::mem::replace(&mut *self.health.write().unwrap_or_else(PoisonError::into_inner), now.clone());
         if std::mem::discriminant(&before) == std::mem::discriminant(&now) {
@@ -132,7 +132,7 @@ impl Shared {
         }
         match now {
             Health::Fine => tracing::info!("the store takes everything again"),
-            Health::Low(why) => tracing::error!("{why}: only what makes room is accepted"),
+            Health::Low(why) => tracing::error!("{why}: only deletes, rejects and suspensions are accepted"),
             Health::Failing(why) => {
                 tracing::error!("the store takes no writes, and is tried again every second: {why}");
             }
@@ -141,17 +141,17 @@ impl Shared {
     }
 
     pub(super) fn trail(&self) -> MutexGuard<'_, Trail> {
-        // It is a figure; one that is wrong is counted again at the next start.
+        // It is a figure; a wrong one is counted again at the next start.
         self.trail.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn time(&self) -> MutexGuard<'_, Timekeeper> {
-        // What is told is whole at any time.
+        // A panic cannot leave it half written.
         self.time.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a host, as it is before a command, is known to have all that it was to have, and is told what comes next. `seen` is what
-    /// is published: what is on its way to the disk has reached nobody.
+    /// Whether a host, as it is before a command, is known to have everything planned, and its worker is running. `seen` is what
+    /// is published: what is being committed has not reached anyone.
     pub(super) fn has_all(&self, seen: &Published, host: &Host) -> bool {
         let agents = seen.agents(self.freshness(seen.state.hosts().len()), &self.paths);
         let as_planned =
@@ -163,11 +163,11 @@ impl Shared {
         (self.clock)()
     }
 
-    /// By what it is told whether reports are new enough, where there are so many hosts.
+    /// Decides whether reports are recent enough, given the number of hosts.
     pub(super) fn freshness(&self, hosts: usize) -> Freshness {
         let max_age = {
             let options = self.options.read().unwrap_or_else(PoisonError::into_inner);
-            // One question may be late.
+            // One poll can be late.
             options.report_max_age.max(2 * question_interval(options.poll, hosts))
         };
         Freshness { boot_ms: self.reading().boot_ms, max_age_ms: whole(max_age.as_millis()) }

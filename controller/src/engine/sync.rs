@@ -1,6 +1,6 @@
-//! What is out of sync, told when it has been so for some time, and when it is not any more.
+//! Events about what has been out of sync for some time, and about what no longer is.
 //!
-//! It is noted in the store what was told, so that a controller that takes over tells nothing twice.
+//! The store records which ones were sent, so that a controller that takes over repeats none.
 
 use super::{Agents, Engine, StoreError};
 use crate::{
@@ -19,15 +19,15 @@ use std::{
     sync::PoisonError,
 };
 
-/// For how long something must have been out of sync, in milliseconds: any change takes a moment until hosts have confirmed it.
+/// How long something must have been out of sync, in milliseconds: any change takes a moment until hosts have confirmed it.
 const LASTS_MS: u64 = 10_000;
-/// How long after the start hosts that were not heard yet are not said to be out of sync, in milliseconds.
+/// How long after the start hosts that have not reported yet do not count as out of sync, in milliseconds.
 const SETTLING_MS: u64 = 60_000;
-/// How often it is looked, in milliseconds.
+/// How often this is checked, in milliseconds.
 const EVERY_MS: u64 = 2000;
-/// Of how many it is remembered that they are out of sync; of more nothing is told.
+/// How many hosts and peerings out of sync are remembered; beyond that there are no events.
 const MOST: usize = 20_000;
-/// How many events are told in one entry of the audit trail.
+/// How many events one entry of the audit trail has.
 const AT_ONCE: usize = 100;
 
 /// A host or a peering.
@@ -41,16 +41,16 @@ enum Thing {
 /// What is out of sync.
 #[derive(Debug, Default)]
 pub(super) struct SyncWatch {
-    /// What was told of.
+    /// Those with an event.
     told: BTreeSet<Thing>,
-    /// What is, and was not told of yet, and since when, in milliseconds since the machine's start.
+    /// Those without an event yet, and since when, in milliseconds since boot.
     since: BTreeMap<Thing, u64>,
     started_ms: u64,
     looked_ms: u64,
 }
 
 impl SyncWatch {
-    /// What a controller before has noted; rubbish is nothing.
+    /// Restores what a previous controller has stored; invalid data counts as nothing.
     pub(super) fn new(noted: Option<&[u8]>, boot_ms: u64) -> Self {
         let told = noted.and_then(|noted| serde_json::from_slice(noted).ok()).unwrap_or_default();
         Self { told, started_ms: boot_ms, ..Self::default() }
@@ -62,8 +62,8 @@ impl SyncWatch {
         let unheard = |host: &HostId| agents.contact(host).and_then(|contact| contact.report.as_ref()).is_none();
         let mut found = BTreeSet::new();
         for host in state.hosts().values().filter(|host| !host.dead && !agents.in_sync(host)) {
-            // Of what is not known yet, nothing is said that was not said before.
-            // Nor where a host only waits for others: what it has, it goes on to have.
+            // For what is not known yet, nothing changes.
+            // Nor for a host that only waits in a rollout: it continues to have what it has.
             if agents.is_only_held_back(host) || settling && unheard(&host.id) {
                 let ports = state.ports_on(&host.id).flat_map(|port| state.peerings_of(&port.vpc));
                 let here = ports.map(|peering| Thing::Peering(peering.id.clone()));
@@ -77,7 +77,7 @@ impl SyncWatch {
                 found.extend(missing.map(|peering| Thing::Peering(peering.id.clone())));
             }
             if found.len() > MOST {
-                // Of those that are not looked at, nothing else is said than before.
+                // For those that are not examined, nothing changes.
                 found.extend(self.told.iter().cloned());
                 break;
             }
@@ -85,7 +85,7 @@ impl SyncWatch {
         found
     }
 
-    /// What is to be told now.
+    /// The events that are due now.
     fn news(&mut self, found: BTreeSet<Thing>, state: &State, boot_ms: u64) -> Vec<Event> {
         let again: Vec<Thing> = self.told.difference(&found).cloned().collect();
         self.since.retain(|thing, _| found.contains(thing));
@@ -105,7 +105,7 @@ impl SyncWatch {
     }
 }
 
-/// None of what is gone, or is over: that was told otherwise.
+/// None for what is gone, or has ended: other events tell that.
 fn event(thing: &Thing, in_sync: bool, state: &State) -> Option<Event> {
     match thing {
         Thing::Host(id) => {
@@ -121,7 +121,7 @@ fn event(thing: &Thing, in_sync: bool, state: &State) -> Option<Event> {
 }
 
 impl Engine {
-    /// Tells what is out of sync, and what is not any more. Blocks on the disk.
+    /// Creates the events that are due. Blocks on the disk.
     pub(super) fn watch_sync(&self) -> Result<(), StoreError> {
         let (boot_ms, now_ms) = (self.shared.reading().boot_ms, self.now_ms());
         let mut watch = self.shared.sync.lock().unwrap_or_else(PoisonError::into_inner);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn of_what_is_not_looked_at_nothing_new_is_told() {
+    fn beyond_the_limit_nothing_changes() {
         let mut state = State::default();
         let peering = PeeringId::from_str("vpcpr-0a1b2c3d4e").unwrap();
         for number in 0..=MOST + 1 {
@@ -211,7 +211,7 @@ mod tests {
         let mut watch = SyncWatch::new(None, 0);
         watch.told = [thing("h1"), Thing::Peering(peering)].into();
         let found = watch.look(&state, &agents, freshness.boot_ms);
-        // Both bounds hold, and neither what was told before nor what is first beyond them is told to be in sync.
+        // Both limits hold, and neither those with an event nor the first beyond the limit are said to be in sync.
         assert!(watch.told.is_subset(&found) && found.len() <= MOST + 1 + watch.told.len(), "{}", found.len());
         assert!(watch.news(found.clone(), &state, freshness.boot_ms).is_empty());
         let news = watch.news(found, &state, freshness.boot_ms + LASTS_MS);
@@ -219,9 +219,9 @@ mod tests {
         assert_eq!((news.len(), watch.told.len()), (MOST - 2, MOST));
     }
 
-    /// P2. What a host has that waits for others, it goes on to have.
+    /// P2. A host that waits in a rollout continues to have what it has.
     #[test]
-    fn of_hosts_that_wait_for_others_nothing_new_is_told() {
+    fn for_hosts_that_wait_in_a_rollout_nothing_changes() {
         let mut state = State::default();
         let held = Some(Pacing::Held { has: 0, plan: 1, digest: 0 });
         for (name, pacing) in [("h1", held), ("h2", held), ("h3", Some(Pacing::Canary)), ("h4", held), ("h5", held)] {
@@ -237,7 +237,7 @@ mod tests {
             Arc::new(Contact { report, reported_ms: Some(0), reported_boot_ms: Some(2 * SETTLING_MS), error: None })
         };
         let well = said(serde_json::json!([]));
-        // That something is the matter with one that waits is told, and so is that one is not heard.
+        // Problems of a waiting host are reported, and so is one that does not answer.
         let wrong = said(serde_json::json!([{ "scope": "host", "kind": "failed", "object": "x", "reason": "wrong" }]));
         let contacts = [("h1", &well), ("h2", &well), ("h3", &well), ("h4", &wrong)];
         let contacts = contacts.map(|(id, said)| (id.parse().unwrap(), Arc::clone(said))).into_iter().collect();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lasts_is_told_once_also_by_who_takes_over() {
+    fn a_lasting_problem_has_one_event_also_across_a_takeover() {
         let mut state = State::default();
         for name in ["h1", "h2"] {
             let host = host(name);
@@ -259,7 +259,7 @@ mod tests {
         }
         let mut watch = SyncWatch::new(None, 0);
         assert_eq!(kinds(&watch.news(hosts(&["h1", "h2"]), &state, 1000)), Vec::<String>::new());
-        // One was only behind for a moment.
+        // One was only briefly out of sync.
         assert_eq!(kinds(&watch.news(hosts(&["h1"]), &state, 9000)), Vec::<String>::new());
         assert_eq!(kinds(&watch.news(hosts(&["h1"]), &state, 11_000)), ["host.outOfSync h1"]);
         assert_eq!(kinds(&watch.news(hosts(&["h1", "h2"]), &state, 12_000)), Vec::<String>::new());
@@ -269,10 +269,10 @@ mod tests {
         assert_eq!(kinds(&next.news(hosts(&["h1", "h2"]), &state, 51_000)), Vec::<String>::new());
         assert_eq!(kinds(&next.news(hosts(&["h1", "h2"]), &state, 61_000)), ["host.outOfSync h2"]);
         assert_eq!(kinds(&next.news(hosts(&["h2"]), &state, 62_000)), ["host.inSync h1"]);
-        // One that is gone is told of as gone.
+        // A removed host has its own event.
         state.apply(crate::model::state::Change::Host("h2".parse().unwrap(), None));
         assert_eq!(kinds(&next.news(BTreeSet::new(), &state, 63_000)), Vec::<String>::new());
-        // And so is one that was removed as dead, though it stays listed.
+        // And so has one that was removed as dead, though it stays listed.
         assert_eq!(kinds(&next.news(hosts(&["h1"]), &state, 64_000)), Vec::<String>::new());
         assert_eq!(kinds(&next.news(hosts(&["h1"]), &state, 74_000)), ["host.outOfSync h1"]);
         let dead = Host { dead: true, ..state.hosts()[&"h1".parse::<HostId>().unwrap()].clone() };

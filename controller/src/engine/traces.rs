@@ -1,8 +1,8 @@
-//! What is recorded of commands, and of what they bring to hosts, where traces are recorded.
+//! Traces of commands, and of their pushes to hosts, if traces are recorded.
 //!
-//! A command that is traced has a span, from the question to the commit. Each host that must have something else because of it has its place
-//! here until its kernel has that; so pushes, which come later and may bring several commits, are known to belong to it. Nothing of this is
-//! stored, and another controller that leads knows nothing of it.
+//! A traced command has a span, from the request to the commit. Each host that it changes is remembered
+//! here until its kernel has the change; so pushes, which come later and can bring several commits, are known to belong to it. Nothing of this is
+//! stored, and another leader does not know it.
 
 use super::{EngineError, Target};
 use crate::{
@@ -19,16 +19,16 @@ use std::{
     time::Duration,
 };
 
-/// Of how many hosts one command's pushes are recorded, the first by their names.
+/// For how many hosts of a command pushes are recorded, the first by name.
 const HOSTS: usize = 128;
 /// How many commands are known to be on their way to one host, the newest.
 const COMMANDS_OF_HOST: usize = 4;
-/// How many pushes of one command to one host are recorded: one that does not answer is tried for ever.
+/// How many pushes of one command to one host are recorded: an unreachable one is retried for ever.
 const PUSHES: u32 = 8;
-/// How long it is waited for a host's kernel.
+/// How long a host's kernel is waited for.
 const PATIENCE: Duration = Duration::from_hours(1);
 
-/// What is recorded.
+/// The traces in progress.
 pub struct Traces {
     recorder: Recorder,
     underway: Mutex<BTreeMap<HostId, VecDeque<Underway>>>,
@@ -36,10 +36,10 @@ pub struct Traces {
 
 /// A command that is on its way to a host.
 struct Underway {
-    /// What brings it to the host: this, or a later one.
+    /// The revision that brings it to the host: this, or a later one.
     revision: Revision,
     command: SpanContext,
-    /// Since it was durable.
+    /// When it became durable.
     since: Moment,
     pushes: u32,
 }
@@ -49,24 +49,24 @@ impl Traces {
         Self { recorder, underway: Mutex::default() }
     }
 
-    /// Where spans are recorded.
+    /// Records spans.
     pub fn recorder(&self) -> &Recorder {
         &self.recorder
     }
 
     fn underway(&self) -> MutexGuard<'_, BTreeMap<HostId, VecDeque<Underway>>> {
-        // It is whole at any time.
+        // A panic cannot leave it half written.
         self.underway.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A command is asked for by a request that is traced.
+    /// A traced request contains a command.
     pub(super) fn asked(&self, command: &Command, request: SpanContext) -> Option<Box<CommandTrace>> {
         let mut span = self.recorder.child("command", Kind::Internal, request, Moment::now())?;
         span.set("cps.command", audit::name(command));
         Some(Box::new(CommandTrace { recorder: self.recorder.clone(), span, hosts: Vec::new() }))
     }
 
-    /// Commands are durable, and their hosts are about to be told.
+    /// Commands are durable, and their hosts are about to be updated.
     pub(super) fn committed(&self, commands: &[CommandTrace]) {
         let since = Moment::now();
         for command in commands {
@@ -82,7 +82,7 @@ impl Traces {
         }
     }
 
-    /// A host is no more.
+    /// A host is gone.
     pub(super) fn gone(&self, host: &HostId) {
         if self.recorder.is_on() {
             self.underway().remove(host);
@@ -107,14 +107,14 @@ impl Traces {
             span.set("cps.host", host.as_str());
             span.set("cps.revision", revision.to_string());
             span.set("http.request.method", method);
-            // Unless something else comes of it.
+            // Unless another outcome is set.
             span.set("cps.outcome", "superseded");
             Some(span)
         };
         Pushing(brought.filter_map(span).collect())
     }
 
-    /// A host has said that its kernel has a revision.
+    /// A host has reported that its kernel has a revision.
     pub(super) fn confirmed(&self, host: &HostId, applied: Revision) {
         if !self.recorder.is_on() {
             return;
@@ -137,28 +137,28 @@ impl Traces {
     }
 }
 
-/// A command that is traced, until it is durable or refused.
+/// A traced command, until it is durable or refused.
 pub(super) struct CommandTrace {
     recorder: Recorder,
     span: Span,
-    /// The hosts that must have something else because of it, and what brings it to them.
+    /// The hosts that it changes, and the revision that brings the change.
     hosts: Vec<(HostId, Revision)>,
 }
 
 impl CommandTrace {
-    /// Something that is done for it, and begins now.
+    /// A part of its execution, which begins now.
     pub(super) fn part(&self, name: &str) -> Option<Span> {
         self.recorder.child(name, Kind::Internal, self.span.context(), Moment::now())
     }
 
-    /// Its changes are made durable, from now on.
+    /// Its changes are being committed, from now on.
     pub(super) fn storing(&self, place: &Path) -> Option<Span> {
         let mut span = self.part("store")?;
         span.set("cps.store", place.to_string_lossy().as_ref());
         Some(span)
     }
 
-    /// It is decided what hosts must have.
+    /// The configurations of hosts are planned.
     pub(super) fn planned(&mut self, targets: &BTreeMap<HostId, Target>) {
         let config = |target: &Target| Some(target.as_ref()?.config.revision);
         self.concerns(targets.iter().filter_map(|(host, target)| Some((host, config(target)?))));
@@ -177,11 +177,11 @@ impl CommandTrace {
         self.span.set("cps.hosts_traced", self.hosts.len());
     }
 
-    /// Whether it has changed anything.
+    /// Records whether it has changed anything.
     pub(super) fn decided(&mut self, result: &Result<Outcome, EngineError>) {
         match result {
             Ok(_) => {}
-            // Its reason may be in a tenant's words.
+            // The reason can contain a tenant's words.
             Err(EngineError::Refused(_)) => self.span.set("cps.outcome", "refused"),
             Err(error) => self.span.fail(error),
         }
@@ -193,11 +193,11 @@ impl CommandTrace {
     }
 }
 
-/// A push of what was commanded by commands that are traced: by most, none.
+/// A push of traced commands; mostly there are none.
 pub(crate) struct Pushing(Vec<Span>);
 
 impl Pushing {
-    /// To which span the agent's part belongs: that of the newest command.
+    /// The span that the agent's part belongs to: that of the newest command.
     pub(crate) fn context(&self) -> Option<SpanContext> {
         self.0.last().map(Span::context)
     }
@@ -239,7 +239,7 @@ mod tests {
         Revision { epoch: 7, number }
     }
 
-    /// A command that is durable, with this number, and concerns so many hosts.
+    /// A durable command with this number that changes so many hosts.
     fn commit(traces: &Traces, request: SpanContext, number: u64, hosts: u64) -> String {
         let mut command = traces.asked(&Command::Release, request).unwrap();
         let hosts: Vec<HostId> = (0..hosts).map(host).collect();

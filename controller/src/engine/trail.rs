@@ -1,6 +1,6 @@
-//! How much room the audit trail may take: each one who acts has a part of it, and all have one together. Where it is full, the
-//! oldest refusals go first, then the oldest entries that nobody else is told of, then the oldest of the rest: what one account does must
-//! not cost another one its events. The trail says how many went.
+//! The size of the audit trail: each actor has a share, and there is a total limit. When it is reached, the
+//! oldest refusals are dropped first, then the oldest entries without events for others, then the oldest of the rest: one account must
+//! not cost another one its events. The trail says how many were dropped.
 
 use crate::{
     audit::Entry,
@@ -12,19 +12,19 @@ use cps_peering_config::id::AccountId;
 use serde_json::json;
 use std::collections::BTreeMap;
 
-/// How many entries are counted, or dropped, at once.
+/// How many entries are counted, or dropped, at a time.
 const AT_ONCE: usize = 1000;
-/// How full it is left, in hundredths, so that not every entry drops another.
+/// How full it is left, in percent, so that not every entry drops another.
 const LEFT: u64 = 95;
-/// How often the trail says that entries of one were dropped, in milliseconds.
+/// How often the trail says that entries of an actor were dropped, in milliseconds.
 const SAID_EVERY_MS: u64 = 60 * 1000;
 
-/// How much room there is, in bytes; 0 for no limit.
+/// The limits, in bytes; 0 for no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrailLimits {
-    /// For everybody together.
+    /// For all together.
     pub total: u64,
-    /// For each account, the operators, and what happens by itself.
+    /// For each account, the operators, and the system.
     pub each: u64,
 }
 
@@ -34,46 +34,46 @@ impl Default for TrailLimits {
     }
 }
 
-/// What is known of one who acts.
+/// The share of an actor.
 #[derive(Debug, Default)]
 struct Share {
-    /// What its entries take, in bytes.
+    /// The size of its entries, in bytes.
     bytes: u64,
-    /// Behind which entry those are looked for next that nobody else is told of.
+    /// The entry after which the next ones without events for others are looked for.
     own_from: u64,
-    /// Behind which entry all are looked for, where none of those are left.
+    /// The entry after which all are looked for, if none of those are left.
     all_from: u64,
     none_of_its_own: bool,
-    /// Dropped and not said yet.
+    /// Dropped and not reported yet.
     dropped: usize,
-    /// When it was said last, in milliseconds since 1970-01-01 UTC.
+    /// When it was last reported, in milliseconds since 1970-01-01 UTC.
     said_ms: u64,
 }
 
-/// The trail as it is counted.
+/// The accounting of the trail.
 #[derive(Debug, Default)]
 pub(super) struct Trail {
     shares: BTreeMap<String, Share>,
-    /// Entries up to here were there at the start.
+    /// Entries up to this one existed at the start.
     first: Option<u64>,
     /// Of those, the ones up to here are counted.
     counted: u64,
 }
 
 impl Trail {
-    /// How much all entries take that are counted, in bytes.
+    /// The size of all counted entries, in bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.shares.values().map(|share| share.bytes).sum()
     }
 
-    /// Entries were added: of whom, and how many bytes.
+    /// Entries were added: their owners and sizes in bytes.
     pub(super) fn added(&mut self, entries: impl IntoIterator<Item = (String, u64)>) {
         for (owner, bytes) in entries {
             self.shares.entry(owner).or_default().bytes += bytes;
         }
     }
 
-    /// Counts some of what was there at the start, and drops some of what is too much.
+    /// Counts some of the entries that existed at the start, and drops some beyond the limits.
     pub(super) fn sweep(
         &mut self,
         store: &Store,
@@ -87,7 +87,7 @@ impl Trail {
         let largest =
             self.shares.iter().max_by_key(|(_, share)| share.bytes).map(|(owner, share)| (owner.clone(), share.bytes));
         if let Some((owner, bytes)) = largest {
-            // Whoever has most is the one who must have less.
+            // The one with the largest share loses entries.
             let own = if most(limits.each, bytes) { bytes - limits.each / 100 * LEFT } else { 0 };
             let all = if most(limits.total, total) { total - limits.total / 100 * LEFT } else { 0 };
             let surplus = own.max(all);
@@ -129,7 +129,7 @@ impl Trail {
         Ok(())
     }
 
-    /// Entries are gone.
+    /// Entries were dropped.
     pub(super) fn gone(&mut self, dropped: &[Dropped]) {
         for it in dropped {
             let was_counted = it.number <= self.counted || self.first.is_some_and(|first| it.number > first);
@@ -156,14 +156,14 @@ impl Trail {
                     // There may be newer ones of its own by now.
                     share.none_of_its_own = gone.dropped.is_empty();
                 }
-                // It was gone through: what is left is not counted any more.
+                // It was searched completely: what is left is not counted any more.
                 (Droppable::Everything { .. }, None) => {
                     (share.bytes, share.own_from, share.all_from, share.none_of_its_own) = (0, 0, 0, false);
                 }
                 (_, Some(last)) => {
                     share.own_from = last;
                     let freed: u64 = gone.dropped.iter().map(|it| it.bytes).sum();
-                    // What the trail says of this is an entry of its own, too, and alone it is never enough.
+                    // The report is an entry of its own, and never enough alone.
                     share.none_of_its_own = freed < surplus && gone.is_all;
                 }
                 (_, None) => share.none_of_its_own = true,
@@ -178,7 +178,7 @@ impl Trail {
     }
 }
 
-/// What the trail says about what it has not any more.
+/// The entry that reports dropped entries.
 fn entry(owner: &str, entries: usize, now_ms: u64) -> Entry {
     let account: Option<AccountId> = owner.strip_prefix("account/").and_then(|id| id.parse().ok());
     Entry {
@@ -227,7 +227,7 @@ mod tests {
         store.audit(&query).unwrap().into_iter().map(|(_, entry)| entry).collect()
     }
 
-    /// Until nothing is to be done any more.
+    /// Until nothing is left to do.
     fn settle(trail: &mut Trail, store: &Store, limits: TrailLimits) {
         static NOW_MS: AtomicU64 = AtomicU64::new(0);
         for _ in 0..200 {
@@ -237,13 +237,13 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_most_loses_its_oldest_refusals_first_and_nobody_else_anything() {
+    fn the_largest_share_loses_its_oldest_refusals_first_and_others_lose_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().join("store.redb")).unwrap();
         let limits = TrailLimits { total: 0, each: 200_000 };
         let mut trail = Trail::default();
         let quiet: Vec<Entry> = (0..20).map(|n| said("account/quiet", "refused", n)).collect();
-        // Some is there before the start, and is counted.
+        // Some entries existed before the start, and are counted.
         store.append(&quiet).unwrap();
         let done: Vec<Entry> = (0..100).map(|n| said("account/loud", "done", n)).collect();
         store.append(&done).unwrap();
@@ -263,9 +263,9 @@ mod tests {
         let dropped: u64 = loud.iter().filter_map(|entry| entry.asked["entries"].as_u64()).sum();
         assert!(dropped > 2000, "it is said: {dropped}");
         assert_eq!(of(&store, "quiet").len(), 20);
-        // What is said about it takes some room, too.
+        // The reports take some space, too.
         assert!(trail.bytes() <= limits.each + bytes + 100_000, "{}", trail.bytes());
-        // What was done goes, too, when nothing else is left.
+        // Executed commands are dropped, too, when nothing else is left.
         for round in 0..30_u64 {
             let done: Vec<Entry> = (0..100).map(|n| said("account/loud", "done", 100_000 * round + n)).collect();
             trail.added(store.append(&done).unwrap());
@@ -274,18 +274,18 @@ mod tests {
         let loud = of(&store, "loud");
         assert!(loud.len() < 1000 && loud.iter().all(|it| it.outcome != "refused"), "{}", loud.len());
         assert_eq!(of(&store, "quiet").len(), 20);
-        // At the next start it is counted to the same.
+        // After the next start the count is the same.
         let mut again = Trail::default();
         settle(&mut again, &store, TrailLimits { total: 0, each: 0 });
         assert_eq!(again.bytes(), trail.bytes());
-        // All together have a limit, too, and the newest entry stays.
+        // The total has a limit, too, and the newest entry stays.
         settle(&mut again, &store, TrailLimits { total: 20_000, each: 0 });
         assert!(again.bytes() <= 21_000, "{}", again.bytes());
         assert!(store.newest_entry().unwrap() > 6000);
     }
 
     #[test]
-    fn what_happens_to_an_accounts_peerings_takes_that_accounts_part_and_whoever_has_not_read_it_is_told() {
+    fn events_of_an_accounts_peerings_take_that_accounts_share_and_their_loss_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().join("store.redb")).unwrap();
         let mut trail = Trail::default();
@@ -320,7 +320,7 @@ mod tests {
         let (left, gap) = events("loud");
         assert!(left < 200 && gap > 700, "{left} {gap}");
         assert_eq!(store.event_gap(None).unwrap(), gap);
-        // What one account does costs nobody else events, as long as something else of its own can go.
+        // One account costs others no events, as long as something else of its own can be dropped.
         let with_quiet = |number: u64| {
             let mut entry = Entry { actor: "account/loud".to_owned(), ..of_peering("loud", number) };
             entry.events[0].told.push(Recipient {
@@ -338,13 +338,13 @@ mod tests {
         }
         assert_eq!(events("quiet"), (2, 0));
         assert!(events("loud").0 < 200, "{:?}", events("loud"));
-        // Where there is nothing else, they go, and who was told of them is told that.
+        // If there is nothing else, they are dropped, and their recipients are told.
         let many: Vec<Entry> = (0..1000).map(|n| with_quiet(10_000 + n)).collect();
         trail.added(store.append(&many).unwrap());
         settle(&mut trail, &store, TrailLimits { total: 0, each: 50_000 });
         let (left, gap) = events("quiet");
         assert!(left < 200 && gap > 0, "{left} {gap}");
-        // Where more than one account's peerings are in one entry it is nobody's part, so that none pays for another.
+        // An entry about peerings of several accounts is in no account's share, so that none pays for another.
         let one = of_peering("quiet", 1);
         let both = Entry { events: [one.events.clone(), of_peering("loud", 2).events].concat(), ..one.clone() };
         assert_eq!((one.owner().as_str(), both.owner().as_str()), ("account/quiet", "system"));
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn operators_and_what_happens_by_itself_have_a_part_like_accounts() {
+    fn operators_and_the_system_have_shares_like_accounts() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path().join("store.redb")).unwrap();
         let mut trail = Trail::default();

@@ -1,4 +1,4 @@
-//! Who waits for a peering to change. A change wakes those who wait for it and nobody else.
+//! Callers that wait for a peering to change. A change wakes only those.
 
 use cps_peering_config::id::PeeringId;
 use std::{
@@ -23,20 +23,20 @@ impl Waiting {
         let (send, receive) = oneshot::channel();
         let mut by_peering = self.lock();
         let waiting = by_peering.entry(id.clone()).or_default();
-        // Those who have lost their patience.
+        // Those that have stopped waiting.
         waiting.retain(|sender| !sender.is_closed());
         waiting.push(send);
         receive
     }
 
-    /// Wakes everyone who waits for one of these.
+    /// Wakes all callers that wait for one of these.
     pub(super) fn wake(&self, changed: &BTreeSet<PeeringId>) {
         let mut by_peering = self.lock();
         if by_peering.is_empty() {
             return;
         }
         for sender in changed.iter().filter_map(|id| by_peering.remove(id)).flatten() {
-            // Who does not wait any more needs no word.
+            // The caller may have stopped waiting.
             let _ = sender.send(());
         }
     }

@@ -1,4 +1,4 @@
-//! Events for who listens: from a place on, each once, in the order in which they happened.
+//! Event feeds: the events after a position, each once, in the order in which they happened.
 
 use crate::{
     engine::Engine,
@@ -15,20 +15,20 @@ use thiserror::Error;
 use tokio::task::JoinError;
 use utoipa::ToSchema;
 
-/// How many entries of the audit trail are looked at together, and how often for one answer.
+/// How many entries of the audit trail are read at a time, and how many times for one response.
 const AT_ONCE: usize = 500;
 const ROUNDS: usize = 20;
 
-/// Why events cannot be had.
+/// Why events cannot be returned.
 #[derive(Debug, Error)]
 pub(crate) enum FeedError {
-    /// Nobody can go on from that place.
+    /// The position is not valid any more.
     #[error("{0}: list the current state, and continue with after=latest")]
     Expired(&'static str),
     /// The store cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The thread that reads ended.
+    /// The thread that reads has ended.
     #[error("the task that reads events ended early: {0}")]
     Interrupted(#[from] JoinError),
 }
@@ -76,7 +76,7 @@ pub(crate) struct EventView {
 }
 
 impl EventView {
-    /// Its id: the place behind it.
+    /// Its id: the position after it.
     pub(crate) fn id(&self) -> &str {
         &self.id
     }
@@ -91,17 +91,17 @@ impl EventView {
         &self.time
     }
 
-    /// Whether it is so old that nobody can ask for it any more.
+    /// Whether it is so old that it is no longer available.
     pub(crate) fn is_expired(&self, engine: &Engine) -> bool {
         let seconds = self.id.parse::<Cursor>().map_or(0, |place| place.seconds);
         seconds.saturating_mul(1000) < engine.written_before(KEPT_MS)
     }
 }
 
-/// Who listens.
+/// The reader of a feed.
 #[derive(Debug, Clone)]
 pub(crate) enum Viewer {
-    /// Who runs the cloud.
+    /// An operator.
     Operator,
     /// An account, for what concerns it in a region.
     Account(AccountId, RegionId),
@@ -121,7 +121,7 @@ impl Viewer {
         }
     }
 
-    /// An event as it is shown; none where it is not told.
+    /// An event as the viewer sees it; none if it is not visible.
     fn show(&self, event: &Event, time_ms: u64, next: Cursor) -> Option<EventView> {
         let (role, account_ids) = match self {
             Viewer::Operator => {
@@ -151,25 +151,25 @@ impl Viewer {
     }
 }
 
-/// Events that follow each other.
+/// Consecutive events.
 struct Found {
     events: Vec<EventView>,
-    /// The place behind them.
+    /// The position after them.
     next: Cursor,
-    /// Whether there is more behind that place already.
+    /// Whether there are more events after that position already.
     more: bool,
 }
 
-/// What is done about events that are gone before their time.
+/// How to handle events that were dropped prematurely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Missing {
-    /// A place before them is refused.
+    /// A position before them is refused.
     Tell,
-    /// What is left behind a place is found.
+    /// The remaining events after a position are returned.
     PassOver,
 }
 
-/// Events from a place on. Blocks on the store.
+/// Events after a position. Blocks on the store.
 fn page(
     engine: &Engine,
     viewer: &Viewer,
@@ -179,10 +179,10 @@ fn page(
 ) -> Result<Found, FeedError> {
     let oldest_ms = engine.written_before(KEPT_MS.min(engine.trail_kept_ms()));
     let seconds = engine.now_ms() / 1000;
-    // Before anything is looked at: what comes meanwhile is found, or behind it.
+    // Before anything is read: events that arrive meanwhile are found, or come after it.
     let newest = engine.store().newest_entry()?;
     let restores = engine.read(|state, _| state.meta().restores);
-    // Without a place: from the oldest behind which nothing is missing.
+    // Without a position: from the oldest one after which nothing is missing.
     let first = || {
         let gap = || engine.store().event_gap(viewer.account());
         let number = if missing == Missing::Tell { gap()? + 1 } else { 1 };
@@ -206,7 +206,7 @@ fn page(
         let more = entries.len() == AT_ONCE;
         for (number, entry) in entries {
             if entry.time_ms >= oldest_ms {
-                // By the event, not by who reads it when: an event has one id, and a place in the middle expires with what follows it.
+                // Taken from the event rather than the query: an event has one id, and a position in the middle expires with what follows it.
                 place.seconds = entry.time_ms / 1000;
             }
             for (index, event) in entry.events.iter().enumerate() {
@@ -230,7 +230,7 @@ fn page(
     Ok(Found { events: found, next: place, more: true })
 }
 
-/// The next events from a place on, if there are any, and the place behind what was looked at.
+/// The next events after a position, if there are any, and the position after what was examined.
 pub(crate) async fn look(
     engine: &Arc<Engine>,
     viewer: &Viewer,
@@ -240,7 +240,7 @@ pub(crate) async fn look(
     look_for(engine, viewer, from, limit, Missing::Tell).await
 }
 
-/// The same, where it is said what is done about events that are gone.
+/// The same, with a choice of how to handle dropped events.
 pub(crate) async fn look_for(
     engine: &Arc<Engine>,
     viewer: &Viewer,
@@ -252,7 +252,7 @@ pub(crate) async fn look_for(
         let (engine, viewer) = (Arc::clone(engine), viewer.clone());
         let found = tokio::task::spawn_blocking(move || page(&engine, &viewer, from, limit, missing)).await;
         let Found { events, next, more } = found??;
-        // Much of the trail may be older than events are, or of another region.
+        // Much of the trail may be older than events are, or belong to another region.
         if !events.is_empty() || !more {
             return Ok((events, next));
         }
@@ -260,7 +260,7 @@ pub(crate) async fn look_for(
     }
 }
 
-/// The place behind everything that has happened.
+/// The position after everything that has happened.
 pub(crate) async fn latest(engine: &Arc<Engine>) -> Result<Cursor, FeedError> {
     let own = Arc::clone(engine);
     let newest = tokio::task::spawn_blocking(move || own.store().newest_entry()).await??;

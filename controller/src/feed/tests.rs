@@ -1,4 +1,4 @@
-//! Places between events, and what became of what was behind them.
+//! Positions between events, and what happens when events after them are gone.
 
 use super::*;
 use crate::{
@@ -66,7 +66,7 @@ async fn a_cursor_from_before_a_restore_expires_also_when_its_number_is_there_ag
     assert!(look(&restored, &one, Some(cursor(events[1].id())), 100).await.is_ok());
 }
 
-/// A clock that leaps and is believed makes nothing older.
+/// A clock that leaps and is accepted makes nothing older.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_place_survives_a_clock_that_has_leapt_and_was_believed() {
     const DAY: u64 = 24 * 3600 * 1000;
@@ -101,7 +101,7 @@ async fn a_place_survives_a_clock_that_has_leapt_and_was_believed() {
     };
     check(&engine).await;
     drop(engine);
-    // So does whoever takes over. Time that has passed counts.
+    // The same after a takeover. Elapsed time counts.
     let engine = open();
     check(&engine).await;
     for clock in [&wall, &boot] {
@@ -136,7 +136,7 @@ fn cursor(text: &str) -> Cursor {
 
 #[tokio::test]
 async fn what_is_fresh_is_found_behind_any_number_of_old_entries() {
-    // More than one answer looks at.
+    // More than one response examines.
     let old = (0..=AT_ONCE * ROUNDS).map(|_| entry("old", "one", 1000));
     let entries: Vec<Entry> = old.chain([entry("fresh", "one", now_ms())]).collect();
     let (_folder, engine, [one, _]) = engine(&entries);
@@ -157,7 +157,7 @@ async fn who_has_missed_events_is_told_so_and_can_begin_again() {
     let (_folder, engine, [one, two]) = engine(&entries);
     let (all, _) = look(&engine, &one, None, 100).await.unwrap();
     assert_eq!(names(&all), ["a", "b", "c", "d"]);
-    // The two oldest have to go.
+    // The two oldest are dropped.
     let size = serde_json::to_vec(&entries[0]).unwrap().len() as u64;
     engine.store().drop_entries("account/one", Droppable::Own { after: 0 }, 2 * size, 100).unwrap();
     assert_eq!(engine.store().event_gap(one.account()).unwrap(), 2);
@@ -172,7 +172,7 @@ async fn who_has_missed_events_is_told_so_and_can_begin_again() {
         let (left, _) = look_for(&engine, &one, from, 100, Missing::PassOver).await.unwrap();
         assert_eq!(names(&left), ["c", "d"]);
     }
-    // From the beginning, also one at a time: what is left, and no error between.
+    // From the beginning, also one at a time: the remaining ones, and no error in between.
     let (mut from, mut seen) = (None, Vec::new());
     loop {
         let (events, next) = look(&engine, &one, from, 1).await.unwrap();
@@ -183,7 +183,7 @@ async fn who_has_missed_events_is_told_so_and_can_begin_again() {
         from = Some(next);
     }
     assert_eq!(seen, ["c", "d"]);
-    // Nobody else has missed anything; operators have.
+    // Other accounts have missed nothing; operators have.
     assert_eq!(
         names(&look(&engine, &two, Some(cursor(&format!("1.0.{}", now_ms / 1000))), 100).await.unwrap().0),
         ["x"]

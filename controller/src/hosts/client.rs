@@ -1,4 +1,4 @@
-//! HTTP clients for agents: each wants its host's name in the agent's certificate.
+//! HTTP clients for agents: each expects its host's name in the agent's certificate.
 
 use super::seen::SeenCertificates;
 use cps_peering_config::{
@@ -24,49 +24,49 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Longer than an agent may hold back its answer.
+/// Longer than an agent may take to answer.
 const TOTAL_TIMEOUT: Duration = PUSH_ANSWER_WITHIN.saturating_add(Duration::from_secs(5));
-/// How long a connection that is in use all the time goes on with the certificates it began with.
+/// How long a connection in constant use keeps the certificates that it began with.
 const RENEWED: Duration = Duration::from_mins(1);
 
-/// Why an agent's answer is of no use.
+/// Why an agent's response is useless.
 #[derive(Debug, Error)]
 pub enum AnswerError {
-    /// It did not come.
+    /// It did not arrive.
     #[error("{}", chain(.0))]
     Unreachable(#[from] reqwest::Error),
-    /// It is none.
+    /// It is invalid.
     #[error("the agent's answer cannot be read: {0}")]
     Unreadable(#[from] FormatError),
-    /// It is longer than any can be.
+    /// It is longer than any valid one.
     #[error("the agent's answer is longer than {0} bytes")]
     TooLong(usize),
 }
 
-/// The longest report of an agent, in bytes: there are some hundred for each side and VPC.
+/// The longest report of an agent, in bytes: some hundred for each side and VPC.
 const LONGEST_REPORT: usize = 16 << 20;
 /// The longest snapshot of a host's kernel, in bytes.
 const LONGEST_SNAPSHOT: usize = 64 << 20;
 /// The longest error, in bytes.
 const LONGEST_ERROR: usize = 8 << 10;
 
-/// Reads the body of an agent's answer. Whoever has broken into a host answers what it likes.
+/// Reads the body of an agent's response. A compromised host responds with anything.
 pub(super) async fn read_answer<T: DeserializeOwned>(answer: Response) -> Result<T, AnswerError> {
     Ok(format::read(&body(answer, LONGEST_REPORT).await?)?)
 }
 
-/// The same, of at most so many bytes.
+/// The same, of at most `most` bytes.
 pub(super) async fn read_small<T: DeserializeOwned>(answer: Response, most: usize) -> Result<T, AnswerError> {
     Ok(format::read(&body(answer, most).await?)?)
 }
 
-/// Reads a snapshot, of whatever form.
+/// Reads a snapshot, whose form does not matter.
 pub(super) async fn read_snapshot(answer: Response) -> Result<serde_json::Value, AnswerError> {
     let bytes = body(answer, LONGEST_SNAPSHOT).await?;
     Ok(serde_json::from_slice(&bytes).map_err(FormatError::from)?)
 }
 
-/// Reads what an agent says of an error; of one that is too long, its beginning.
+/// Reads an agent's error; if it is too long, its beginning.
 pub(super) async fn read_error(mut answer: Response) -> Result<String, AnswerError> {
     let mut text = Vec::new();
     while let Some(chunk) = answer.chunk().await? {
@@ -79,7 +79,7 @@ pub(super) async fn read_error(mut answer: Response) -> Result<String, AnswerErr
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Reads an answer as it is, of at most so many bytes.
+/// Reads a response as it is, of at most `most` bytes.
 pub(super) async fn read_text(answer: Response, most: usize) -> Result<Vec<u8>, AnswerError> {
     body(answer, most).await
 }
@@ -95,7 +95,7 @@ async fn body(mut answer: Response, most: usize) -> Result<Vec<u8>, AnswerError>
     Ok(bytes)
 }
 
-/// Asks an agent whose its host is, and which configuration it has. Or why it does not say.
+/// Asks an agent which cluster its host belongs to, and which configuration it has. The error is why there is no answer.
 pub async fn whose(client: &Client, agent: &str) -> Result<(Option<ClusterId>, Option<Revision>), String> {
     let url = format!("{}{STATUS_PATH}", agent.trim_end_matches('/'));
     let answer = client.get(url).send().await.and_then(Response::error_for_status).map_err(|error| chain(&error))?;
@@ -104,10 +104,10 @@ pub async fn whose(client: &Client, agent: &str) -> Result<(Option<ClusterId>, O
     Ok((cluster, report.desired))
 }
 
-/// How many questions about paths one host is asked at once; an agent looks at one after the other.
+/// How many path queries one host gets at a time; an agent processes them one after the other.
 const PATHS_OF_HOST: usize = 4;
 
-/// Makes clients. Clones share those that are shared.
+/// Makes clients. Clones have the shared ones in common.
 #[derive(Clone)]
 pub struct AgentClients {
     identity: Option<Identity>,
@@ -117,53 +117,53 @@ pub struct AgentClients {
     shared: Arc<Mutex<Shared>>,
 }
 
-/// Clients by host, with when they were made.
+/// Clients by host, with their ages.
 struct Shared {
     clients: BTreeMap<HostId, (Instant, Client)>,
-    /// Those who ask for paths, by the host that they ask now.
+    /// Permits for path queries, by host.
     turns: BTreeMap<HostId, Arc<Semaphore>>,
-    /// When those that are not used any more were last looked for.
+    /// When unused ones were last looked for.
     cleared: Instant,
 }
 
 impl AgentClients {
-    /// With an identity, agents are spoken to over TLS. `poll` is how often each is asked how it stands.
+    /// With an identity, agents are contacted over TLS. `poll` is how often each is polled.
     pub fn new(identity: Option<Identity>, poll: Duration) -> Self {
         let shared = Shared { clients: BTreeMap::new(), turns: BTreeMap::new(), cleared: Instant::now() };
         let certificates = SeenCertificates::default();
         Self { identity, cluster: None, idle: poll, certificates, shared: Arc::new(Mutex::new(shared)) }
     }
 
-    /// The same for controllers of a cluster: agents are told in each request, and serve it alone.
+    /// The same for controllers of a cluster: agents see it in each request, and serve this one only.
     #[must_use]
     pub fn of_cluster(self, cluster: Option<ClusterId>) -> Self {
         Self { cluster, ..self }
     }
 
-    /// Which cluster agents are told.
+    /// The cluster that agents see.
     pub fn cluster(&self) -> Option<ClusterId> {
         self.cluster
     }
 
-    /// What agents have shown who they are.
+    /// The certificates that agents have shown.
     pub(super) fn certificates(&self) -> &SeenCertificates {
         &self.certificates
     }
 
-    /// Until when the certificate is valid that a host's agent has shown in the last handshake, in seconds since 1970; none where it has
-    /// shown none yet.
+    /// When the certificate expires that a host's agent has shown in the last handshake, in seconds since 1970; none if there was
+    /// none yet.
     pub fn certificate_ends(&self, host: &HostId) -> Option<u64> {
         self.certificates.not_after(host).and_then(|end| end.try_into().ok())
     }
 
-    /// Whether agents are spoken to over TLS.
+    /// Whether agents are contacted over TLS.
     pub fn tls(&self) -> bool {
         self.identity.is_some()
     }
 
-    /// A client of its own for one host's agent. Its connection is kept for as long as hosts are left alone that are in sync, so that
-    /// a delete need not wait for a handshake. It goes on with the certificates that it began with: whoever keeps a client takes a new
-    /// one with each question how the host stands.
+    /// A client of its own for one host's agent. Its connection is kept for the time between two polls, so that
+    /// a delete need not wait for a handshake. It keeps the certificates that it began with: callers that keep a client take a new
+    /// one with each poll.
     pub fn own(&self, host: &HostId) -> Result<Client, reqwest::Error> {
         let tls = self.identity.as_ref();
         let tls = tls.map_or_else(tls::no_client, |identity| identity.client_of(&names::host(host)));
@@ -178,22 +178,22 @@ impl AgentClients {
         builder.pool_idle_timeout(self.idle).tls_backend_preconfigured(tls).build()
     }
 
-    /// Where those take turns who ask a host for paths.
+    /// The permits for path queries to a host.
     pub(super) fn trace_permits(&self, host: &HostId) -> Arc<Semaphore> {
-        // What is in it is whole at any time.
+        // A panic cannot leave it half written.
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.turns.retain(|_, turns| Arc::strong_count(turns) > 1);
         Arc::clone(shared.turns.entry(host.clone()).or_insert_with(|| Arc::new(Semaphore::new(PATHS_OF_HOST))))
     }
 
-    /// A client for small questions to one host's agent; its connection is kept for a minute.
+    /// A client for small requests to one host's agent; its connection is kept for a minute.
     pub fn shared(&self, host: &HostId) -> Result<Client, reqwest::Error> {
-        // What is in it is whole at any time.
+        // A panic cannot leave it half written.
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, client)) = shared.clients.get(host).filter(|(since, _)| since.elapsed() < RENEWED) {
             return Ok(client.clone());
         }
-        // All are looked through, which must not be done for each of them.
+        // All are examined, which must not happen with each request.
         if shared.cleared.elapsed() >= RENEWED {
             shared.clients.retain(|_, (since, _)| since.elapsed() < RENEWED);
             shared.cleared = Instant::now();
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_host_is_asked_a_few_questions_at_once() {
+    async fn a_host_gets_a_few_path_queries_at_a_time() {
         let clients = AgentClients::new(None, Duration::from_secs(1));
         let [one, two]: [HostId; 2] = ["h1", "h2"].map(|host| host.parse().unwrap());
         let taken: Vec<_> =

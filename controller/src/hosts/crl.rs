@@ -1,4 +1,4 @@
-//! Brings revocation lists to the agents: what is revoked here is revoked on all hosts within seconds.
+//! Distributes revocation lists to agents: a certificate that is revoked here is revoked on all hosts within seconds.
 
 use super::client::AgentClients;
 use crate::engine::Engine;
@@ -12,27 +12,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often it is looked whether an agent does not have the list.
+/// How often agents without the current list are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How long an agent that did not take it is left alone.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
-/// How many agents are spoken to at once.
+/// How many agents are contacted at a time.
 const AT_ONCE: usize = 64;
 
-/// What became of the list at an agent.
+/// The outcome for an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PushOutcome {
     /// It has it.
     Taken,
-    /// It is of a version that takes none.
+    /// Its version takes none.
     Unknown,
-    /// It is to be tried again.
+    /// It must be retried.
     Failed,
 }
 
 /// Runs for ever.
 pub async fn run(engine: Arc<Engine>, clients: AgentClients, identity: Identity) {
-    // Under which agent's URL which list was brought; agents that did not take it wait.
+    // The agent URLs and the lists that they have; agents that did not take it wait.
     let mut has: BTreeMap<HostId, (String, Vec<u8>)> = BTreeMap::new();
     let mut waits: BTreeMap<HostId, Instant> = BTreeMap::new();
     loop {

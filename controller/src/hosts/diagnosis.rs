@@ -1,4 +1,4 @@
-//! What agents find wrong with their hosts, asked of many at once.
+//! The diagnoses of agents, requested from many at a time.
 
 use super::client::{AgentClients, AnswerError, read_answer, read_snapshot};
 use cps_peering_config::{
@@ -13,22 +13,22 @@ use std::time::Duration;
 
 /// How many hosts are asked at once.
 const AT_ONCE: usize = 64;
-/// How long an answer may take: agents read their whole kernel for it.
+/// How long a response may take: agents read their whole kernel for it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a host answered.
+/// The answer of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// Its agent's diagnosis, and how far its clock is ahead, in milliseconds, and how exact that is.
+    /// Its agent's diagnosis, and the offset of its clock.
     Told {
-        /// What it said.
+        /// The diagnosis.
         diagnosis: HostDiagnosis,
         /// How far its clock is ahead, in milliseconds.
         ahead_ms: i64,
-        /// How long the answer took, in milliseconds.
+        /// How long the response took, in milliseconds.
         took_ms: u64,
     },
-    /// Its agent is of a version that does not know the question.
+    /// Its agent's version does not have this request.
     Unknown,
     /// It did not answer, or was busy.
     Failed(String),
@@ -38,7 +38,7 @@ fn url(agent: &str, path: &str) -> String {
     format!("{}{path}", agent.trim_end_matches('/'))
 }
 
-/// All that a host's agent knows of it, or why it does not say.
+/// A snapshot of a host from its agent, or why there is none.
 pub async fn snapshot(clients: &AgentClients, host: &HostId, agent: &str) -> Result<serde_json::Value, String> {
     let asked = async {
         let client = clients.shared(host)?;
@@ -59,7 +59,7 @@ async fn ask(clients: &AgentClients, host: &HostId, agent: &str) -> Answer {
         }
         let diagnosis: HostDiagnosis = read_answer(answer.error_for_status()?).await?;
         let took_ms = now_ms().saturating_sub(began_ms);
-        // It was read somewhere within that time.
+        // The clock was read somewhere within that time.
         let middle = i128::from(began_ms) + i128::from(took_ms) / 2;
         let ahead_ms = if diagnosis.time_ms == 0 { 0 } else { i128::from(diagnosis.time_ms) - middle };
         Ok(Answer::Told { diagnosis, ahead_ms: i64::try_from(ahead_ms).unwrap_or(i64::MAX), took_ms })
@@ -67,7 +67,7 @@ async fn ask(clients: &AgentClients, host: &HostId, agent: &str) -> Answer {
     asked.await.unwrap_or_else(|error: AnswerError| Answer::Failed(error.to_string()))
 }
 
-/// Asks hosts, given with the URLs of their agents. The answers come in the same order.
+/// Asks hosts, given with the URLs of their agents. The answers have the same order.
 pub async fn ask_all(clients: &AgentClients, hosts: Vec<(HostId, String)>) -> Vec<(HostId, Answer)> {
     let asked = stream::iter(hosts).map(|(host, agent)| {
         let clients = clients.clone();

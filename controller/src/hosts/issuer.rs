@@ -1,6 +1,6 @@
 //! Signs the certificates that replace agents' own.
 //!
-//! Of a certificate signing request the key is taken and nothing else. What the certificate says is what the one says that it replaces,
+//! Of a certificate signing request only the key is used. The rest of the new certificate is that of the one it replaces,
 //! which the agent has shown in the handshake: the same names and extended key usages, and never those of a CA.
 
 use crate::access::secret::{PrivateFileError, read_private};
@@ -37,7 +37,7 @@ pub enum IssuerError {
     /// The key cannot be read, or others can read it.
     #[error("agent_certificates.key: {0}")]
     Key(#[from] PrivateFileError),
-    /// It is no key.
+    /// It contains no key.
     #[error("agent_certificates.key: {path} holds no private key in PEM: {error}")]
     NotKey {
         /// The file.
@@ -48,15 +48,15 @@ pub enum IssuerError {
     /// The certificate cannot be read.
     #[error("agent_certificates.issuer: {0}")]
     Certificate(#[from] TlsError),
-    /// The certificate is none of an issuer.
+    /// The certificate is not an issuer's.
     #[error("agent_certificates.issuer: {path}: {rule}")]
     NotIssuer {
         /// The file.
         path: PathBuf,
-        /// What it must be.
+        /// The violated rule.
         rule: String,
     },
-    /// The key is another's.
+    /// The key belongs to another certificate.
     #[error("agent_certificates.key: {key} is not the key of the certificate {issuer}")]
     Mismatch {
         /// The key.
@@ -69,40 +69,40 @@ pub enum IssuerError {
     NotValid {
         /// The file.
         path: PathBuf,
-        /// From when on it is.
+        /// Its notBefore.
         not_before: String,
-        /// Until when it is.
+        /// Its notAfter.
         not_after: String,
     },
 }
 
-/// A certificate that is not renewed.
+/// Why a certificate is not renewed.
 #[derive(Debug, Error)]
 pub enum NotIssued {
-    /// The request is none.
+    /// The request is malformed.
     #[error("the request is no certificate signing request in PEM: {0}")]
     Malformed(String),
-    /// Who asks does not have the key.
+    /// The caller does not have the key.
     #[error("the request's signature is not by its public key")]
     Signature,
     /// The key is of another kind.
     #[error("the request's public key must be of ECDSA with P-256 or P-384, or Ed25519")]
     KeyType,
-    /// The key is the one before.
+    /// The key is the previous one.
     #[error("the request's public key is that of the certificate that it is to replace, and must be a new one")]
     SameKey,
-    /// The certificate that is to be replaced is not one that may be.
+    /// The certificate that would be replaced does not qualify.
     #[error("the agent's certificate: {field} {rule}")]
     Replaced {
-        /// What of it.
+        /// The field.
         field: &'static str,
-        /// What it must be.
+        /// The rule.
         rule: String,
     },
     /// It was revoked.
     #[error("the agent's certificate, or the one that it goes back to, was revoked")]
     Revoked,
-    /// The one that there is lasts longer.
+    /// The current one lasts longer.
     #[error("agent_certificates: what the issuer signs now would end before the certificate that it is to replace")]
     EndsTooSoon,
     /// It could not be signed.
@@ -111,13 +111,13 @@ pub enum NotIssued {
     /// There are no random numbers.
     #[error("the system gives no random numbers")]
     NoRandomness,
-    /// Agents would not take it.
+    /// Agents would not accept it.
     #[error("agent_certificates.issuer: what it signs is not valid by the CAs of `tls.ca`: {0}")]
     Untrusted(rustls::Error),
 }
 
 impl NotIssued {
-    /// Whether it is due to the agent, and not to the issuer.
+    /// Whether it is due to the agent, rather than the issuer.
     pub(super) fn is_of_agent(&self) -> bool {
         !matches!(self, Self::Sign(_) | Self::NoRandomness | Self::Untrusted(_) | Self::EndsTooSoon)
     }
@@ -134,7 +134,7 @@ pub struct Issued {
     pub not_after: String,
 }
 
-/// Who signs.
+/// The issuer.
 #[derive(Debug)]
 pub struct AgentIssuer {
     issuer: Issuer<'static, KeyPair>,
@@ -146,7 +146,7 @@ pub struct AgentIssuer {
 }
 
 impl AgentIssuer {
-    /// Reads the files of the settings, for use at a time.
+    /// Reads the files of the settings, for use at `now`.
     pub fn read(settings: &AgentCertificateSettings, now: SystemTime) -> Result<Self, IssuerError> {
         let (path, key_path) = (&settings.issuer, &settings.key);
         let key = read_private(key_path)?;
@@ -175,8 +175,8 @@ impl AgentIssuer {
         Ok(Self { issuer, chain, valid, lifetime })
     }
 
-    /// Signs the certificate that replaces one of a host, for the key of a request in PEM. `identity` says whose word is taken here, and what
-    /// was revoked.
+    /// Signs the certificate that replaces one of a host, for the key of a request in PEM. `identity` has the trusted CAs and
+    /// the revoked certificates.
     pub fn issue(
         &self,
         request: &[u8],
@@ -201,7 +201,7 @@ impl AgentIssuer {
         may_be_replaced(&old, host)?;
         let mut params = CertificateParams::default();
         let begins = system_time(old.validity().not_before.timestamp());
-        // Not before the one that it replaces, which would have the last word.
+        // Not before the one that it replaces: of two certificates the later one counts as the newer.
         let not_before = (now - VALID_BEFORE).max(self.valid[0]).max(begins.min(now));
         let not_after = (now + self.lifetime).min(self.valid[1]);
         if not_after <= system_time(old.validity().not_after.timestamp()) {
@@ -215,7 +215,7 @@ impl AgentIssuer {
         params.use_authority_key_identifier_extension = true;
         let serial = serial()?;
         params.serial_number = Some(SerialNumber::from_slice(&serial));
-        // Byte by byte what they were.
+        // Copied byte by byte.
         for oid in [OID_X509_EXT_SUBJECT_ALT_NAME, OID_X509_EXT_EXTENDED_KEY_USAGE] {
             params.custom_extensions.extend(extension(&old, &oid).map(copied));
         }
@@ -226,7 +226,7 @@ impl AgentIssuer {
         params.custom_extensions.push(CustomExtension::from_oid_content(&LINEAGE_OID, lineage));
         let certificate = params.signed_by(&key, &self.issuer)?;
         let mut chain = vec![certificate.der().clone()];
-        // Who checks it has the CAs.
+        // The verifier has the CAs.
         chain.extend(self.chain.iter().take_while(|it| !identity.is_ca(it)).cloned());
         identity.would_trust(&chain, &host_name(host)).map_err(NotIssued::Untrusted)?;
         let (_, made) = X509Certificate::from_der(&chain[0])
@@ -251,19 +251,19 @@ fn serial() -> Result<[u8; 16], NotIssued> {
     Ok(serial)
 }
 
-/// The key of who has signed the request.
+/// The key that has signed the request.
 fn key_of(request: &X509CertificationRequest<'_>) -> Result<SubjectPublicKeyInfo, NotIssued> {
     let raw = request.certification_request_info.subject_pki.raw;
     let key = SubjectPublicKeyInfo::from_der(raw).map_err(|_| NotIssued::KeyType)?;
     if ![&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ED25519].contains(&key.algorithm()) {
         return Err(NotIssued::KeyType);
     }
-    // With it, that the key is one: a point on its curve.
+    // This also verifies that the key is valid: a point on its curve.
     request.verify_signature().map_err(|_| NotIssued::Signature)?;
     Ok(key)
 }
 
-/// Whether a certificate is that of one host's agent, and of nobody else.
+/// Checks that a certificate is that of one host's agent, and of nobody else.
 fn may_be_replaced(old: &X509Certificate<'_>, host: &HostId) -> Result<(), NotIssued> {
     let no = |field: &'static str, rule: String| Err(NotIssued::Replaced { field, rule });
     let named = host_name(host);

@@ -1,4 +1,4 @@
-//! What talks to hosts' agents.
+//! Communication with hosts' agents.
 
 pub mod client;
 pub mod crl;

@@ -1,4 +1,4 @@
-//! Has agents send probes.
+//! Requests probes from agents.
 
 use super::{
     client::{AgentClients, AnswerError, read_small},
@@ -13,12 +13,12 @@ use cps_peering_config::{
 use reqwest::Response;
 use std::time::Duration;
 
-/// How long an answer may take: the agent's time, and a second for the way.
+/// How long a response may take: the agent's time, and a second for the network.
 const PATIENCE: Duration = PROBE_ANSWER_WITHIN.saturating_add(Duration::from_secs(1));
-/// The longest answer, in bytes.
+/// The longest response, in bytes.
 const LONGEST_ANSWER: usize = 16 << 10;
 
-/// Has a host's agent send a probe.
+/// Requests a probe from a host's agent.
 pub async fn probe(clients: &AgentClients, host: &HostId, agent: &str, query: &ProbeQuery) -> Answer<ProbeAnswer> {
     put_question(clients, host, agent, (PROBE_PATH, PATIENCE), query, read).await
 }

@@ -1,4 +1,4 @@
-//! Brings what hosts must have to their agents: one worker per host, which knows only the newest target.
+//! Pushes configurations to agents: one worker per host, which knows only the newest target.
 
 use crate::{
     engine::{Engine, HostTarget, NewHosts, Target, question_interval},
@@ -33,21 +33,21 @@ use tokio::{
 use tracing::Instrument as _;
 
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
-/// How long a host is left alone that is not to be told anything yet.
+/// How long a held host is left alone.
 const HELD_RETRY: Duration = Duration::from_secs(2);
-/// How long a host is left alone that got a change before others.
+/// How often a canary is polled.
 const CANARY_POLL: Duration = Duration::from_secs(2);
-/// How long an agent may take to let its host go.
+/// How long an agent may take to leave the cluster.
 const LEAVE_CLUSTER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a host that has left the inventory is told so at most: within some ten seconds where it answers, half a minute where not.
+/// How many times a host that has left the inventory is told so: within some ten seconds if it answers, half a minute if not.
 const LEAVE_CLUSTER_TRIES: usize = 6;
-/// How many agents are spoken to at once.
+/// How many agents are contacted at a time.
 const AT_ONCE: usize = 256;
-/// How long one of them counts. Who takes longer is waited for beside the others: hosts that are away, or slow, must not
-/// take their places.
+/// How long a contact counts. Slower ones are awaited in addition: hosts that are unreachable, or slow, must not
+/// block the others.
 const COUNTS_FOR: Duration = Duration::from_millis(500);
 
-/// What an agent answered, or why it did not.
+/// Why an agent did not do what was asked.
 #[derive(Debug, Error)]
 enum PushError {
     #[error(transparent)]
@@ -78,10 +78,10 @@ enum PushError {
     OtherContent(Revision),
 }
 
-/// What would become of a host whose controller is held.
+/// What a release would change on a host while its controller is held.
 #[derive(Debug)]
 struct Pending {
-    /// Which VPCs and sides it has and would have no more, and which it would get.
+    /// The VPCs and sides that it would lose, and those that it would get.
     changes: [Vec<String>; 2],
 }
 
@@ -126,7 +126,7 @@ impl fmt::Display for Pending {
     }
 }
 
-/// Runs a worker for every host that comes, until the engine is gone. The workers end with the future.
+/// Runs a worker for every new host, until the engine is gone. The workers end with the future.
 pub async fn run(
     engine: Arc<Engine>,
     clients: AgentClients,
@@ -147,7 +147,7 @@ pub async fn run(
                 let (places, retry, settled) = (Arc::clone(&places), Retry::new(BACKOFF), false);
                 let worker = Worker {
                     engine, clients, client, places, host, target, poll, sent, reached, settled, newest, behind_since, retry,
-                    // Until it has said so.
+                    // Until it has confirmed that.
                     knows_scoped_sides: false,
                 };
                 workers.spawn(worker.run());
@@ -161,23 +161,23 @@ pub async fn run(
 struct Worker {
     engine: Arc<Engine>,
     clients: AgentClients,
-    /// With the connection that the last question how the host stands began.
+    /// With the connection that the last poll began.
     client: Client,
     places: Arc<Semaphore>,
     host: HostId,
     target: watch::Receiver<Target>,
     poll: Duration,
-    /// What the agent has for certain, because it confirmed having accepted it.
+    /// What the agent is known to have, because it has confirmed having accepted it.
     sent: Option<Arc<SharedHostConfig>>,
-    /// Whether the agent knew sides of which only a part is reached when it last answered.
+    /// Whether the agent knew sides with prefix lists when it last answered.
     knows_scoped_sides: bool,
-    /// Where its agent was, if that had what it must have when it was last asked.
+    /// The URL of its agent, if that had its configuration when it was last polled.
     reached: Option<Arc<HostTarget>>,
     /// Whether it was in sync already.
     settled: bool,
-    /// The newest revision that was to be brought.
+    /// The newest revision to push.
     newest: Option<Revision>,
-    /// Since when the host has not had what it must have.
+    /// Since when the host has not matched its configuration.
     behind_since: Option<Instant>,
     retry: Retry,
 }
@@ -187,11 +187,11 @@ impl Worker {
         loop {
             let target = self.target.borrow_and_update().clone();
             let Some(target) = target else { return self.leave_cluster().await };
-            // While it waits for others, nothing is brought that could take long.
+            // While it is held back in a rollout, nothing is pushed whose time would count.
             let waits = matches!(target.pacing, Some(Pacing::Held { .. }));
             let again = waits || self.newest.replace(target.config.revision) == Some(target.config.revision);
             if !again {
-                // What came before and is not there yet counts from its own beginning.
+                // A target that arrived before and is not in place yet counts from its own beginning.
                 self.behind_since.get_or_insert_with(Instant::now);
             }
             let mut newer = self.target.clone();
@@ -199,7 +199,7 @@ impl Worker {
             let span = tracing::info_span!("push", host = %self.host, %revision, trace_id = tracing::field::Empty);
             let brought = tokio::select! {
                 brought = self.bring_in_turn(&target).instrument(span.clone()) => brought,
-                // An agent may hold its answer back; what came meanwhile, a delete perhaps, must not wait for that.
+                // An agent can take long to answer; a newer target, perhaps with a delete, must not wait for that.
                 Ok(()) = newer.changed() => continue,
             };
             let mut counts = false;
@@ -209,12 +209,12 @@ impl Worker {
                     self.reached = in_sync.then(|| Arc::clone(&target));
                     span.in_scope(|| self.measure(in_sync));
                     self.engine.on_report(&self.host, Ok(report));
-                    // There is a connection to it, and nothing more urgent. It still tells of sides that are gone.
+                    // There is a connection to it, and nothing more urgent. It still reports sides that are gone.
                     counts = again && !target.config.vrfs.is_empty();
                     if in_sync {
                         self.retry.reset();
                         match target.pacing {
-                            // Others wait for what it says.
+                            // Others wait for its report.
                             Some(Pacing::Canary) => jitter(self.poll.min(CANARY_POLL)),
                             _ => self.next_question(),
                         }
@@ -248,7 +248,7 @@ impl Worker {
         }
     }
 
-    /// The host is forgotten: where nothing is left on it, any cluster may have it. One that does not hear this is told by an operator.
+    /// The host is forgotten: if nothing is left on it, any cluster can use it. A host that does not get this needs an operator.
     async fn leave_cluster(&self) {
         let Some(target) = &self.reached else { return };
         if !target.config.vrfs.is_empty() || !target.config.sides.is_empty() {
@@ -256,7 +256,7 @@ impl Worker {
         }
         let mut retry = Retry::new(BACKOFF);
         for _ in 0..LEAVE_CLUSTER_TRIES {
-            // Whoever has it anew, this controller or the next leader, says itself whose it is.
+            // Whoever uses it next, this controller or a new leader, tells it its cluster.
             let is_back = self.engine.read(|state, _| state.hosts().contains_key(&self.host));
             if is_back || !self.engine.leadership().holds() {
                 return;
@@ -264,7 +264,7 @@ impl Worker {
             let told = self.client.delete(url(target, CLUSTER_PATH)).timeout(LEAVE_CLUSTER_TIMEOUT).send().await;
             match told.map(|answer| answer.status()) {
                 Ok(status) if status.is_success() => return,
-                // It has something again, or another cluster has it.
+                // It has a configuration again, or belongs to another cluster.
                 Ok(status) if status.is_client_error() => {
                     return tracing::info!(host = %self.host, %status, "the host does not leave its cluster");
                 }
@@ -282,22 +282,22 @@ impl Worker {
         metrics.pushed(if in_sync { Pushed::Confirmed } else { Pushed::Behind });
         if let Some(since) = self.behind_since.take_if(|_| in_sync) {
             let took = since.elapsed();
-            tracing::info!(?took, "the host has it in its kernel");
+            tracing::info!(?took, "the host's kernel has the configuration");
             metrics.converged(took);
         }
     }
 
-    /// How long a host that is in sync is left alone.
+    /// The time until a host that is in sync is polled again.
     fn next_question(&mut self) -> Duration {
         let most = question_interval(self.poll, self.engine.hosts());
         if std::mem::replace(&mut self.settled, true) {
             return jitter(most);
         }
-        // After the start all of them have just been asked: their turns are spread from the first one on.
+        // After the start all of them have just been polled: their turns are spread from the first one on.
         most.mul_f64(0.75 * fastrand::f64())
     }
 
-    /// Waits for a place and brings the agent to its target.
+    /// Waits for a permit and pushes the target.
     async fn bring_in_turn(&mut self, target: &HostTarget) -> Result<HostReport, PushError> {
         // It is never closed.
         let mut place = Arc::clone(&self.places).acquire_owned().await.ok();
@@ -309,7 +309,7 @@ impl Worker {
         brought.await
     }
 
-    /// Asks the agent how it stands, or brings it to its target.
+    /// Polls the agent, or pushes its target.
     async fn bring(&mut self, target: &HostTarget) -> Result<HostReport, PushError> {
         let config = &target.config;
         match target.agent.starts_with("https://") {
@@ -322,11 +322,11 @@ impl Worker {
         }
         if let Some(Pacing::Held { has, .. }) = target.pacing {
             let report = self.status(target).await?;
-            // The term may be that of a controller before.
+            // The epoch may be that of a previous controller.
             if report.desired.is_some_and(|theirs| theirs.number >= has) {
                 return Ok(report);
             }
-            // It has lost what it was to go on with. Nothing would be worse than what others are tried with.
+            // It has lost the configuration that it was to keep: without one it would be worse off than with the untested one.
         }
         if self.engine.is_held() {
             let report = self.status(target).await?;
@@ -356,7 +356,7 @@ impl Worker {
                 Some(theirs) if theirs > config.revision => {
                     return Err(PushError::Newer { ours: config.revision, theirs });
                 }
-                // It has it already, from this controller's life before.
+                // It has it already, from an earlier run of this controller.
                 Some(theirs) if theirs == config.revision => {
                     self.sent = Some(Arc::clone(config));
                     return Ok(report);
@@ -371,8 +371,8 @@ impl Worker {
         }
     }
 
-    /// Whether the agent understands a change from one configuration to another. Before 0.3.0 agents had no scoped sides: a patch
-    /// that makes a side one, or takes one away, names a side that they do not have as they should.
+    /// Whether the agent understands a patch from one configuration to another. Before 0.3.0 agents had no sides with prefix lists: a patch
+    /// that adds or removes the lists names a side that they do not have as expected.
     fn takes_patches(&self, before: &SharedHostConfig, after: &SharedHostConfig) -> bool {
         let has_scoped = |config: &SharedHostConfig| config.sides.values().any(|side| side.own_prefixes.is_some());
         self.knows_scoped_sides || !has_scoped(before) && !has_scoped(after)
@@ -391,14 +391,14 @@ impl Worker {
         self.report(answer).await
     }
 
-    /// What an agent answers, and what it can do by that.
+    /// Reads an agent's report, which also tells what it supports.
     async fn report(&mut self, answer: reqwest::Response) -> Result<HostReport, PushError> {
         let report: HostReport = read_answer(answer).await?;
         self.knows_scoped_sides = report.knows_scoped_sides;
         Ok(report)
     }
 
-    /// Whether an agent that has answered is one of this cluster, as far as it says. Its certificate is noted.
+    /// Checks that an agent belongs to this cluster, as far as it says so. Notes its certificate.
     fn belongs(&self, answer: &reqwest::Response) -> Result<(), PushError> {
         self.clients.certificates().note(&self.host, answer);
         let theirs = answer.headers().get(CLUSTER_HEADER).and_then(|it| it.to_str().ok()?.parse().ok());
@@ -408,7 +408,7 @@ impl Worker {
         }
     }
 
-    /// Sends a configuration or a patch, and records that. None when the agent has something else than was expected.
+    /// Sends a configuration or a patch, and traces that. None if the agent has something else than expected.
     async fn push(
         &mut self,
         target: &HostTarget,
@@ -432,7 +432,7 @@ impl Worker {
         pushed
     }
 
-    /// Sends a configuration or a patch. None when the agent has something else than was expected.
+    /// Sends a configuration or a patch. None if the agent has something else than expected.
     async fn send(
         &mut self,
         target: &HostTarget,
@@ -444,7 +444,7 @@ impl Worker {
         if let Some(context) = context {
             request = request.header(TRACEPARENT, context.to_string());
         }
-        // What a new leader has changed meanwhile is not known here. (Agents see to what is on its way: the epoch is older.)
+        // What a new leader has changed meanwhile is not known here. (Agents refuse requests in flight: their epoch is older.)
         if !self.engine.leadership().holds() {
             return Err(PushError::Deposed);
         }

@@ -1,7 +1,7 @@
-//! Renews agents' certificates before they end. Agents call nobody: the controller asks for a request, signs, and brings the certificate.
+//! Renews agents' certificates before they expire. Agents do not call anyone: the controller asks for a CSR, signs it, and delivers the certificate.
 //!
-//! Each renewal is in the audit trail. What goes wrong leaves an agent with the certificate it has, and is tried again after a pause that grows. Agents that know nothing of
-//! this are warned about by the end of their certificates, as are all where the setting `agent_certificates` is missing.
+//! Each renewal is in the audit trail. After a failure an agent keeps its certificate, and is tried again with back-off. Agents that do not support
+//! renewal are covered by the warnings about expiring certificates, as are all agents without the setting `agent_certificates`.
 
 use super::{
     client::{AgentClients, read_error, read_text},
@@ -25,16 +25,16 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-/// How often it is looked whose certificate is to be renewed.
+/// How often due certificates are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How many are renewed between two looks: ten each second.
+/// How many are renewed each time: ten per second.
 const EACH_TIME: usize = 50;
-/// How many agents are spoken to at once.
+/// How many agents are contacted at a time.
 const AT_ONCE: usize = 8;
-/// How long an agent is left alone after it was spoken to, by how often in a row its certificate was not renewed.
+/// How long an agent is left alone after it was contacted, by how many times in a row its certificate was not renewed.
 const BACKOFF: Backoff = Backoff::new(Duration::from_mins(1), Duration::from_hours(1));
 
-/// When an agent may be spoken to again.
+/// When an agent can be contacted again.
 struct Wait {
     since: Instant,
     pause: Duration,
@@ -52,7 +52,7 @@ struct Renewer<'a> {
 /// Runs for ever.
 pub async fn run(engine: Arc<Engine>, clients: AgentClients, identity: Identity, settings: AgentCertificateSettings) {
     let mut waits: BTreeMap<HostId, Wait> = BTreeMap::new();
-    // Agents of a version that is not renewed, which is said once.
+    // Agents whose version does not support renewal, which is logged once.
     let mut unknown: BTreeSet<HostId> = BTreeSet::new();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -67,7 +67,7 @@ pub async fn run(engine: Arc<Engine>, clients: AgentClients, identity: Identity,
         unknown.retain(|host| hosts.contains_key(host));
         let now = SystemTime::now();
         let mut due = clients.certificates().due(&hosts, seconds(now));
-        // What need not be renewed any more, since somebody has issued another one, is nothing that has failed.
+        // A certificate that has been replaced by other means has not failed to be renewed.
         let is_due: BTreeSet<&HostId> = due.iter().map(|(host, _)| host).collect();
         engine.metrics().not_renewed().retain(|host, _| is_due.contains(host));
         drop(is_due);
@@ -76,7 +76,7 @@ pub async fn run(engine: Arc<Engine>, clients: AgentClients, identity: Identity,
         if due.is_empty() {
             continue;
         }
-        // As the files are now.
+        // The files are read anew.
         let issuer = AgentIssuer::read(&settings, now);
         if let Err(error) = &issuer {
             tracing::error!(%error, hosts = due.len(), "agents' certificates cannot be renewed");
@@ -96,7 +96,7 @@ pub async fn run(engine: Arc<Engine>, clients: AgentClients, identity: Identity,
             if matches!(result, Renewed::Done | Renewed::Current) {
                 retry.reset();
             }
-            // Not all of those that have failed together at once.
+            // Not all that have failed together at once.
             let pause = retry.failed();
             waits.insert(host, Wait { since: Instant::now(), pause, retry });
         }
@@ -115,7 +115,7 @@ impl Renewer<'_> {
             tracing::debug!(%host, error, "the agent was not reached to renew its certificate");
             Renewed::Unreachable
         };
-        // Its first connection shows the certificate of now.
+        // Its first connection shows the current certificate.
         let Ok(client) = self.clients.own(host) else { return Renewed::Unreachable };
         let url = |path: &str| format!("{}{path}", agent.trim_end_matches('/'));
         let asked = match client.post(url(CERTIFICATE_REQUEST_PATH)).send().await {

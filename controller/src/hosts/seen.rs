@@ -1,4 +1,4 @@
-//! The certificates that agents have shown in handshakes, and when they are to be renewed.
+//! The certificates that agents have shown in handshakes, and when they are due for renewal.
 
 use crate::digest::sha256;
 use cps_peering_config::id::HostId;
@@ -13,15 +13,15 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer};
 /// A certificate that an agent has shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// SHA-256 of it.
+    /// Its SHA-256.
     fingerprint: [u8; 32],
-    /// From when until when it is valid, in seconds since 1970.
+    /// Its validity, in seconds since 1970.
     not_before: i64,
     not_after: i64,
 }
 
 impl Seen {
-    /// None where it cannot be read.
+    /// None if it cannot be parsed.
     pub(super) fn of(certificate: &[u8]) -> Option<Self> {
         let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
         let validity = parsed.validity();
@@ -29,8 +29,8 @@ impl Seen {
         Some(Self { fingerprint: sha256(certificate), not_before, not_after })
     }
 
-    /// Whether it is to be renewed at a time in seconds since 1970: when a third of its lifetime is left, or up to a quarter of the
-    /// third later. Which part of the quarter is as random as the certificate, so that many that were issued together are not renewed together.
+    /// Whether it is due for renewal at a time in seconds since 1970: when a third of its lifetime is left, or up to a quarter of the
+    /// third later. The delay is derived from the certificate's hash, so that many that were issued together are not renewed together.
     pub(super) fn is_due(&self, now: i64) -> bool {
         let third = self.not_after.saturating_sub(self.not_before) / 3;
         let later = third / 4 * i64::from(self.fingerprint[0]) / 256;
@@ -39,7 +39,7 @@ impl Seen {
     }
 }
 
-/// By host, what its agent has shown last. Clones share it.
+/// The last certificate of each host's agent. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct SeenCertificates(Arc<Mutex<BTreeMap<HostId, Seen>>>);
 
@@ -48,7 +48,7 @@ impl SeenCertificates {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes with which certificate an agent has answered.
+    /// Notes the certificate with which an agent has answered.
     pub(super) fn note(&self, host: &HostId, answer: &Response) {
         let Some(certificate) = certificate_of(answer) else { return };
         let fingerprint = sha256(&certificate);
@@ -61,12 +61,12 @@ impl SeenCertificates {
         }
     }
 
-    /// Until when the certificate is valid that a host's agent has shown last, in seconds since 1970; none where it has shown none.
+    /// When the last certificate of a host's agent expires, in seconds since 1970; none if it has shown none.
     pub(super) fn not_after(&self, host: &HostId) -> Option<i64> {
         self.lock().get(host).map(|seen| seen.not_after)
     }
 
-    /// Of hosts and their agents' URLs, those whose certificates are to be renewed. Others than these hosts are forgotten.
+    /// Of hosts and their agents' URLs, those whose certificates are due. Other hosts are forgotten.
     pub(super) fn due(&self, hosts: &BTreeMap<HostId, String>, now: i64) -> Vec<(HostId, String)> {
         let mut all = self.lock();
         all.retain(|host, _| hosts.contains_key(host));
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_is_due_when_a_third_is_left_each_at_its_own_time_and_no_more_once_it_has_ended() {
+    fn a_certificate_is_due_when_a_third_is_left_at_its_own_time_and_never_after_its_end() {
         const DAY: i64 = 24 * 60 * 60;
         let seen = |first: u8| Seen { fingerprint: [first; 32], not_before: 0, not_after: 30 * DAY };
         for first in [0, 1, 128, 255] {
@@ -97,7 +97,7 @@ mod tests {
         let since = |first: u8| (0..30 * DAY).step_by(600).find(|now| seen(first).is_due(*now)).unwrap();
         let (one, other) = (since(0), since(255));
         assert!(one < 20 * DAY + 601 && other > 22 * DAY, "{one} {other}");
-        // Times that no certificate should have.
+        // Validities that no certificate should have.
         let odd = Seen { fingerprint: [9; 32], not_before: i64::MAX, not_after: i64::MIN };
         assert!(!odd.is_due(0));
     }

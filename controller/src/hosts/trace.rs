@@ -1,4 +1,4 @@
-//! What agents say of the ends of a path.
+//! Requests to agents about the ends of a path.
 
 use super::client::{AgentClients, AnswerError, read_error, read_small};
 use cps_peering_config::{
@@ -12,21 +12,21 @@ use serde::Serialize;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// How long an answer may take: the agent's time, and a second for the way.
+/// How long an answer may take: the agent's time, and a second for the network.
 const PATIENCE: Duration = TRACE_ANSWER_WITHIN.saturating_add(Duration::from_secs(1));
-/// The longest answer, in bytes: an agent tells some dozen facts for each direction.
+/// The longest answer, in bytes: an agent reports some dozen facts for each direction.
 const LONGEST_ANSWER: usize = 1 << 20;
-/// The most that is believed of one direction. Whoever has broken into a host answers what it likes.
+/// The most facts accepted for one direction. A compromised host answers anything.
 const MAX_FACTS: usize = 64;
-/// The longest text that is taken from a fact, in characters.
+/// The longest text accepted in a fact, in characters.
 pub(super) const MAX_TEXT: usize = 400;
 
-/// What a host answered.
+/// The answer of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer<T = TraceAnswer> {
-    /// What its agent found.
+    /// Its agent's result.
     Told(T),
-    /// Its agent is of a version that does not know the question.
+    /// Its agent's version does not have this request.
     Unknown,
     /// Its agent refuses to answer, for this reason.
     Refused(String),
@@ -34,12 +34,12 @@ pub enum Answer<T = TraceAnswer> {
     Failed(String),
 }
 
-/// Asks a host's agent about one end of a path. That other questions to the host come first counts as time in which it does not answer.
+/// Asks a host's agent about one end of a path. Waiting for other requests to the host counts as time in which it does not answer.
 pub async fn ask(clients: &AgentClients, host: &HostId, agent: &str, query: &TraceQuery) -> Answer {
     put_question(clients, host, agent, (TRACE_PATH, PATIENCE), query, told).await
 }
 
-/// Puts a question to a host's agent, whose good answer `told` reads.
+/// Sends a request to a host's agent; `told` reads a successful response.
 pub(super) async fn put_question<T, F: Future<Output = Result<T, AnswerError>>>(
     clients: &AgentClients,
     host: &HostId,

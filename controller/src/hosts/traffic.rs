@@ -1,5 +1,5 @@
-//! Asks agents what they have counted: all that have a part in a peering between regions every [`INTERVAL_S`], because how it goes is of
-//! interest there. Agents count without end: whoever asks the others how they stand asks for that, too, with [`count`].
+//! Collects counters from agents: from all hosts with a part in a peering between regions every [`INTERVAL_S`], for the
+//! history. Counters only grow, so the push workers collect those of other hosts with each poll, by [`count`].
 
 use super::client::{AgentClients, AnswerError, read_answer};
 use crate::{
@@ -20,9 +20,9 @@ use tokio::{
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How many hosts are asked at once.
+/// How many hosts are polled at a time.
 const AT_ONCE: usize = 64;
-/// At how many sides it is looked each time whether they are still there.
+/// How many sides are checked for existence each time.
 const LOOKED_AT: usize = 5000;
 
 /// Collects until the future is dropped.
@@ -42,7 +42,7 @@ pub async fn run(engine: Arc<Engine>, clients: AgentClients) {
     }
 }
 
-/// Asks the hosts with a part in peerings between regions.
+/// Polls the hosts with a part in peerings between regions.
 async fn ask(engine: &Arc<Engine>, clients: &AgentClients) {
     let hosts: BTreeMap<HostId, String> = engine.read(|state, _| {
         let sides = state.cross_region().flat_map(Peering::sides);
@@ -52,7 +52,7 @@ async fn ask(engine: &Arc<Engine>, clients: &AgentClients) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut asked = JoinSet::new();
     for (host, agent) in hosts {
-        // The push says so when there can be none.
+        // The push worker reports if there can be no client.
         let Ok(client) = clients.shared(&host) else { continue };
         let (places, engine) = (Arc::clone(&places), Arc::clone(engine));
         asked.spawn(async move {
@@ -64,7 +64,7 @@ async fn ask(engine: &Arc<Engine>, clients: &AgentClients) {
     while asked.join_next().await.is_some() {}
 }
 
-/// Asks one host.
+/// Polls one host.
 pub(crate) async fn count(engine: &Engine, client: &Client, host: &HostId, agent: &str) {
     match tokio::time::timeout(PATIENCE, get(client, agent)).await {
         Ok(Ok(report)) => engine.read(|state, _| {
@@ -72,7 +72,7 @@ pub(crate) async fn count(engine: &Engine, client: &Client, host: &HostId, agent
                 .traffic()
                 .on_report(host, &report, engine.now_ms(), |peering| state.peerings().contains_key(peering));
         }),
-        // The push says so already when a host is away.
+        // The push worker reports unreachable hosts.
         Ok(Err(error)) => tracing::debug!(%host, %error, "no counters"),
         Err(_) => tracing::debug!(%host, "no counters in time"),
     }
@@ -83,8 +83,8 @@ async fn get(client: &Client, agent: &str) -> Result<TrafficReport, AnswerError>
     read_answer(client.get(url).send().await?.error_for_status()?).await
 }
 
-/// Looks for sides that are no more behind the last one that was looked at, and keeps what was counted. Returns
-/// the last one now.
+/// Forgets sides that no longer exist, from after the last one that was checked, and stores counters. Returns
+/// the last one checked now.
 fn keep(engine: &Engine, last: Option<&Key>) -> Option<Key> {
     let traffic: &Traffic = engine.traffic();
     let (gone, last) = engine.read(|state, _| traffic.forget(last, LOOKED_AT, |id| state.peerings().contains_key(id)));

@@ -1,4 +1,4 @@
-//! Rules of accounts: credentials, standing with the billing system, quotas, and whom they want no requests from.
+//! Rules of accounts: credentials, charge status, quotas, and blocked accounts.
 
 use super::{
     Code, CommandError, Context, Transaction, peering, quota,
@@ -15,19 +15,19 @@ use serde::{Deserialize, Serialize};
 /// A change of an account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// Which one. It is made where there is none.
+    /// The account. It is created if it has no record.
     pub id: AccountId,
     /// What changes.
     pub what: What,
 }
 
-/// What changes of an account.
+/// A change of an account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum What {
-    /// Nothing, but it must be a new one.
+    /// Create it: it must not exist.
     #[serde(rename = "CreateAccount")]
     Create,
-    /// It gets an access key with a secret key.
+    /// Add an access key with a secret key.
     AddKey {
         /// The access key.
         access_key: String,
@@ -35,9 +35,9 @@ pub enum What {
         #[serde(skip)]
         secret_key: SealedKey,
     },
-    /// It loses an access key.
+    /// Remove an access key.
     RemoveKey(String),
-    /// It gets a bearer token.
+    /// Add a bearer token.
     AddToken {
         /// The token's id.
         id: String,
@@ -45,12 +45,12 @@ pub enum What {
         #[serde(skip)]
         hash: String,
     },
-    /// It loses a bearer token.
+    /// Remove a bearer token.
     RemoveToken(String),
-    /// The billing system says how it stands (B5).
+    /// Set the charge status (B5).
     #[serde(rename = "SetChargeStatus")]
     Charge(ChargeStatus),
-    /// How many it may have of something in a region; none for the default (L9).
+    /// Set a quota in a region; none for the default (L9).
     #[serde(rename = "SetQuota")]
     Quota {
         /// The quota's type.
@@ -58,18 +58,18 @@ pub enum What {
         kind: Kind,
         /// The region.
         region: RegionId,
-        /// How many.
+        /// The limit.
         limit: Option<u32>,
     },
-    /// It wants no requests from another account (L11).
+    /// Block requests from another account (L11).
     #[serde(rename = "BlockAccount")]
     Block(AccountId),
-    /// It wants requests from that account again.
+    /// Unblock it.
     #[serde(rename = "UnblockAccount")]
     Unblock(AccountId),
 }
 
-/// How an account stands, in the billing system's words.
+/// The charge status of an account, in the billing system's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChargeStatus {
@@ -92,7 +92,7 @@ fn missing<T>(entry: &str, what: &str, id: &str) -> Result<T, CommandError> {
 }
 
 impl Change {
-    /// Whether it takes something away, or says how the account stands.
+    /// Whether it frees space, or sets the charge status.
     pub(super) fn makes_room(&self) -> bool {
         match self.what {
             What::RemoveKey(_) | What::RemoveToken(_) | What::Charge(_) | What::Unblock(_) => true,
@@ -100,7 +100,7 @@ impl Change {
         }
     }
 
-    /// What is named and can be no credential.
+    /// Checks names that cannot be those of credentials.
     pub(super) fn check_texts(&self) -> Result<(), CommandError> {
         match &self.what {
             What::RemoveKey(key) if key.len() > MAX_CREDENTIAL => missing("accessKey", "access key", key),
@@ -110,16 +110,16 @@ impl Change {
     }
 }
 
-/// Refuses one more than there may be of something that no quota is for.
+/// Refuses one more if a limit is reached that is not a quota.
 fn check_credentials(count: usize, entry: &str, what: &str) -> Result<(), CommandError> {
     if count < MAX_CREDENTIALS {
         return Ok(());
     }
-    let rule = format!("the account has {count} {what}, and may have {MAX_CREDENTIALS}: remove some");
+    let rule = format!("the account has {count} {what}, and at most {MAX_CREDENTIALS} are allowed: remove some");
     Err(CommandError::one(Code::QuotaExceeded, entry, rule, "CredentialLimitExceeded"))
 }
 
-/// Changes an account. An account that blocks another also learns nothing about whether that one is there.
+/// Changes an account. Blocking another account does not reveal whether that one exists.
 pub fn change(tx: &mut Transaction<'_>, change: &Change, context: &mut Context<'_>) -> Result<(), CommandError> {
     let id = &change.id;
     if !context.actor.is(id) {
@@ -195,7 +195,7 @@ pub fn change(tx: &mut Transaction<'_>, change: &Change, context: &mut Context<'
     Ok(())
 }
 
-/// To be told the same again moves no deadline.
+/// Setting the same status again moves no deadline.
 fn charge(account: &Account, status: ChargeStatus, context: &Context<'_>) -> Charge {
     match status {
         ChargeStatus::Normal => Charge::Normal,

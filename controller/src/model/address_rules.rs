@@ -1,4 +1,4 @@
-//! Rules of CIDRs and of the ports within them, however they come: in an inventory, or by an account's command.
+//! Rules of CIDRs and of the ports within them, for inventories and for commands of accounts alike.
 
 use super::{
     record::{Peering, Port, PortKey, Vpc},
@@ -8,8 +8,8 @@ use cps_peering_config::net::{is_canonical, overlap};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// Addresses that name no host of a network, or that the kernel does not route: this network, loopback, link-local,
-/// multicast and what is reserved (RFC 6890).
+/// Addresses that identify no host of a network, or that the kernel does not route: this network, loopback, link-local,
+/// multicast and reserved ones (RFC 6890).
 fn special_purpose() -> [IpNet; 9] {
     let v4 = |a, b, length| IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), length));
     let v6 = |first, length| IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), length));
@@ -82,7 +82,7 @@ pub(super) fn port_violations<'a>(
     violations
 }
 
-/// Why a VPC cannot go.
+/// Why a VPC cannot be removed.
 pub(super) fn still_needed(state: &State, vpc: &Vpc) -> Option<String> {
     if let Some(port) = state.ports_of(&vpc.id).next() {
         return Some(format!("port {} of {} is there", port.key, vpc.id));

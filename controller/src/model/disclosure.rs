@@ -1,7 +1,7 @@
-//! How often an account may be told that its network overlaps one that it does not see (rule L11). Each such answer is one bit
-//! of a foreign address plan, and with enough of them the plan can be read.
+//! Limits how often an account can be told that its network overlaps one that it does not see (rule L11). Each such answer is one bit
+//! of a foreign address plan, and enough of them reveal the plan.
 //!
-//! Pure: the caller counts ([`Disclosures::count`]) what rules ask about ([`Disclosures::admit`]).
+//! Pure: the caller counts ([`Disclosures::count`]) and rules check ([`Disclosures::admit`]).
 
 use super::{Actor, Code, CommandError};
 use cps_peering_config::id::AccountId;
@@ -9,31 +9,31 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
-/// About how many accounts one account may have been told something lately: more are refused, to that account alone.
+/// About how many accounts one account may have been told something recently: beyond that it is refused, and only it.
 const MOST_OF_ONE: usize = 64;
-/// How many pairs of accounts are remembered. When there are more, whoever has the most loses its oldest, and nobody is refused.
+/// How many pairs of accounts are remembered. If there are more, the account with the most loses its oldest, and nobody is refused.
 const MOST: usize = 4096;
 
-/// What is left for a pair of accounts.
+/// The budget of a pair of accounts.
 #[derive(Debug, Clone, Copy)]
 struct Spent {
-    /// How many answers were given, less those that were made good by time.
+    /// The number of answers given, less those that time has given back.
     count: f64,
-    /// When that was so, in milliseconds since 1970-01-01 UTC.
+    /// When that was computed, in milliseconds since 1970-01-01 UTC.
     at_ms: u64,
 }
 
-/// The answers that were given lately, by who was told and about whom.
+/// Recent answers, by the account that was told and the one it is about.
 #[derive(Debug, Clone, Default)]
 pub struct Disclosures {
     per_day: u32,
     spent: BTreeMap<AccountId, BTreeMap<AccountId, Spent>>,
     pairs: usize,
-    /// Whether something was counted since it was last [`saved`](Self::to_save).
+    /// Whether anything was counted since [`to_save`](Self::to_save) was last called.
     changed: bool,
 }
 
-/// As it is stored.
+/// The stored form.
 #[derive(Debug, Serialize, Deserialize)]
 struct Row {
     told: AccountId,
@@ -43,12 +43,12 @@ struct Row {
 }
 
 impl Disclosures {
-    /// So many answers a day for each pair of accounts; 0: as many as there are.
+    /// This many answers a day for each pair of accounts; 0 for no limit.
     pub fn new(per_day: u32) -> Self {
         Self { per_day, ..Self::default() }
     }
 
-    /// Goes on with another budget.
+    /// Replaces the budget.
     pub fn tune(&mut self, per_day: u32) {
         self.per_day = per_day;
     }
@@ -59,18 +59,18 @@ impl Disclosures {
         (spent.count - days * f64::from(self.per_day)).max(0.0)
     }
 
-    /// What was spent, if anything is remembered of the pair.
+    /// What a pair has spent, if it is remembered.
     fn of(&self, told: &AccountId, about: &AccountId) -> Option<&Spent> {
         self.spent.get(told)?.get(about)
     }
 
-    /// Of how many accounts one was told something for which its budget is not whole again.
+    /// About how many accounts one was told something so recently that the budget is not whole again.
     fn lately(&self, own: &BTreeMap<AccountId, Spent>, now_ms: u64) -> usize {
         own.values().filter(|spent| self.count_at(**spent, now_ms) > 0.0).count()
     }
 
-    /// Refuses to compare networks for an account that was told too much about another's lately, whatever the comparison would
-    /// say.
+    /// Refuses to compare networks for an account that was recently told too much about another's, whatever the result of the comparison
+    /// would be.
     pub(super) fn admit(&self, actor: &Actor, about: &AccountId, now_ms: u64) -> Result<(), CommandError> {
         let Some(told) = actor.account().filter(|told| *told != about && self.per_day > 0) else { return Ok(()) };
         let may = match self.of(told, about) {
@@ -88,7 +88,7 @@ impl Disclosures {
         Err(CommandError::one(Code::QuotaExceeded, "remoteVpcId", rule, "CidrCheckLimitExceeded"))
     }
 
-    /// Takes note that an account was told something about another's network.
+    /// Counts that an account was told something about another's network.
     pub fn count(&mut self, told: &AccountId, about: &AccountId, now_ms: u64) {
         if told == about || self.per_day == 0 {
             return;
@@ -109,7 +109,7 @@ impl Disclosures {
         self.pairs += usize::from(new);
     }
 
-    /// Forgets pairs for which the whole budget is there again.
+    /// Forgets pairs whose whole budget is available again.
     fn forget(&mut self, now_ms: u64) {
         let mut spent = std::mem::take(&mut self.spent);
         spent.retain(|_, own| {
@@ -129,7 +129,7 @@ impl Disclosures {
         }
     }
 
-    /// What is to be kept, if something was counted since this was last asked.
+    /// What to store, if anything was counted since the last call.
     pub fn to_save(&mut self, now_ms: u64) -> Option<Vec<u8>> {
         if !std::mem::take(&mut self.changed) {
             return None;
@@ -145,7 +145,7 @@ impl Disclosures {
         serde_json::to_vec(&rows.map(row).collect::<Vec<_>>()).ok()
     }
 
-    /// Goes on with what was kept. What cannot be read is nothing.
+    /// Restores what was stored. Invalid data counts as nothing.
     pub fn load(&mut self, kept: &[u8]) {
         let rows: Vec<Row> = serde_json::from_slice(kept).unwrap_or_default();
         for row in rows.into_iter().take(MOST) {

@@ -1,4 +1,4 @@
-//! What happens by itself when its time has come, and what becomes of that when the clock is set.
+//! Deadlines, and what happens to them when the clock is set.
 
 use super::{
     Context, Leap, Transaction, metering, peering,
@@ -7,7 +7,7 @@ use super::{
     window,
 };
 
-/// What is to be done next. While the machine's clock contradicts the time that has passed, nothing is deleted.
+/// The next deadline to handle. While the machine's clock contradicts the elapsed time, nothing is deleted.
 fn next(state: &State, context: &Context<'_>) -> Option<Due> {
     let deletes = |due: &Due| match due {
         Due::Peering(id) => state.peerings().get(id).is_some_and(|peering| peering.state != PeeringState::Pending),
@@ -18,7 +18,7 @@ fn next(state: &State, context: &Context<'_>) -> Option<Due> {
     state.all_due(context.now_ms).find(|due| !held || !deletes(due)).cloned()
 }
 
-/// Does everything whose time has come.
+/// Handles all deadlines that have passed.
 pub fn catch_up(tx: &mut Transaction<'_>, context: &mut Context<'_>) {
     while let Some(due) = next(tx.state, context) {
         match due {
@@ -45,12 +45,12 @@ pub fn catch_up(tx: &mut Transaction<'_>, context: &mut Context<'_>) {
     }
 }
 
-/// The machine's clock is right: from now on the time is what it says. Where it is known how much time has passed, everything
-/// that waits for its time waits for as long as it would have, and nobody is charged for time that has not passed. Where the
-/// controller was away, the clock says how long that was.
+/// The machine's clock is right: from now on it is the time. If the elapsed time is known, all deadlines are
+/// moved by the jump, and nobody is charged for time that has not elapsed. If the controller
+/// was down, the clock tells for how long.
 pub fn confirm_clock(tx: &mut Transaction<'_>, context: &Context<'_>) {
     let Some(leap) = context.now.leap else { return };
-    // It is committed, also where nothing waits for its time.
+    // It is committed, also if there is no deadline.
     tx.change(Change::Meta(tx.state.meta()));
     let moves = |began_ms: u64| leap.elapsed_known || leap.by_ms < 0 || began_ms > leap.since_ms;
     let moved = |ms: u64| ms.saturating_add_signed(leap.by_ms);
@@ -97,7 +97,7 @@ pub fn confirm_clock(tx: &mut Transaction<'_>, context: &Context<'_>) {
     begin_again(tx, context.now_ms, leap, moves);
 }
 
-/// What is measured from a moment on is measured from now on, as it will be called.
+/// What is measured from some moment on is measured from now on, by the new time.
 fn begin_again(tx: &mut Transaction<'_>, now_ms: u64, leap: Leap, moves: impl Fn(u64) -> bool) {
     let ended = tx.state.peerings().values().filter(|it| it.is_ended() && metering::absence(it, leap).is_some());
     let running: Vec<_> =

@@ -1,7 +1,7 @@
-//! Hosts, one at a time: taken out of use, taken in again, removed, replaced.
+//! Commands about single hosts: drain, pause, maintenance, removal, replacement.
 //!
 //! A host is a server with ports of VPCs. Nothing moves by itself: what is behind a port is cabled to it. So draining a host keeps new
-//! ports away and lets nothing wait for it; its ports stay until it is removed, or another host takes their place.
+//! ports away, and changes do not wait for it; its ports stay until it is removed, or another host takes them over.
 
 use super::{
     Code, CommandError, Transaction,
@@ -19,43 +19,43 @@ use serde::Serialize;
 pub struct Change {
     /// The host.
     pub id: HostId,
-    /// What is to be done.
+    /// The action.
     pub what: What,
 }
 
-/// What can be done with a host.
+/// An action on a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum What {
-    /// It gets no new ports, and nothing waits for it.
+    /// Drain: it gets no new ports, and changes do not wait for it.
     Drain,
-    /// The contrary.
+    /// End the drain.
     Uncordon,
-    /// Nothing is pushed to it any more, deletes included.
+    /// Pause pushes to it, deletes included.
     Pause,
-    /// The contrary.
+    /// Resume pushes.
     Resume,
-    /// It is worked on for a time.
+    /// Set a maintenance window.
     Maintain(WindowRequest),
-    /// It is not worked on, or not any more; one that was drained stays so.
+    /// End the maintenance window; a drained host stays drained.
     EndMaintenance,
-    /// It goes, with its ports.
+    /// Remove it, with its ports.
     Remove(Removal),
-    /// Another host gets its ports, under the same names of interfaces, and it goes.
+    /// Give its ports to another host, under the same interface names, and remove it.
     Replace {
         /// The other host.
         by: HostId,
-        /// How it goes.
+        /// How it is removed.
         removal: Removal,
     },
 }
 
-/// How a host goes.
+/// How a host is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Removal {
-    /// Whether it will not answer: nothing waits for it then. Otherwise its agent cleans its kernel and confirms that first.
+    /// Whether it is dead, so that nothing waits for it. Otherwise its agent first cleans its kernel and confirms that.
     pub dead: bool,
-    /// Whether what is lost by it was agreed to.
+    /// Whether the losses were approved.
     pub approval: Approval,
 }
 
@@ -78,7 +78,7 @@ fn field(name: &str, from: impl Into<serde_json::Value>, to: impl Into<serde_jso
     Field { field: name.to_owned(), from: from.into(), to: to.into() }
 }
 
-/// Carries a command about a host out. What it changed.
+/// Executes a command about a host. Returns the changes.
 pub fn change(tx: &mut Transaction<'_>, change: &Change, now_ms: u64) -> Result<Vec<Difference>, CommandError> {
     let host = find(tx.state, &change.id)?;
     match &change.what {
@@ -113,7 +113,7 @@ pub fn change(tx: &mut Transaction<'_>, change: &Change, now_ms: u64) -> Result<
     }
 }
 
-/// A host of which commands say something. Nothing is said of one that goes.
+/// A host that commands can change. Removed hosts are refused.
 fn in_use(host: &Host) -> Result<&Host, CommandError> {
     if host.retiring {
         let rule = format!("host {} was removed: an inventory that names it takes it in again", host.id);
@@ -122,7 +122,7 @@ fn in_use(host: &Host) -> Result<&Host, CommandError> {
     Ok(host)
 }
 
-/// Sets one of what commands alone say of a host.
+/// Sets one of the flags that only commands set.
 fn switch(
     tx: &mut Transaction<'_>,
     host: &Host,
@@ -144,7 +144,7 @@ fn ports_of(state: &State, host: &HostId) -> Vec<Port> {
     state.ports_on(host).cloned().collect()
 }
 
-/// A port leaves its host. One that answers is asked whether the peerings are gone before they count as gone.
+/// Removes a port from its host. A host that is alive must confirm that its peerings are gone.
 fn take_away(tx: &mut Transaction<'_>, port: &Port, removal: Removal, now_ms: u64) {
     tx.change(state::Change::Port(port.key.clone(), None));
     if !removal.dead {
@@ -152,7 +152,7 @@ fn take_away(tx: &mut Transaction<'_>, port: &Port, removal: Removal, now_ms: u6
     }
 }
 
-/// Without its ports a host goes. One that was removed as dead before is forgotten.
+/// Removes a host without ports. One that was removed as dead before is forgotten.
 fn remove(tx: &mut Transaction<'_>, host: Host, removal: Removal, differences: &mut Vec<Difference>) {
     if host.retiring && !host.dead && !removal.dead {
         return;

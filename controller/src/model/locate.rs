@@ -1,4 +1,4 @@
-//! Which peering a command is about, and what its caller is in it.
+//! The peering that a command is about, and the caller's role in it.
 
 use super::{
     Actor, Code, CommandError,
@@ -8,17 +8,17 @@ use super::{
 use cps_peering_config::id::{AccountId, PeeringId, RegionId};
 use serde::Serialize;
 
-/// Which peering a command is about.
+/// The peering that a command is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Locator {
-    /// The region in which the caller has its side; none for operators, who need not say.
+    /// The region of the caller's side; none for operators, who need not name it.
     pub region: Option<RegionId>,
     /// The peering.
     pub id: PeeringId,
 }
 
-/// What an account is in a peering that it may see in a region. None for strangers, and for what it has deleted or
-/// rejected. Between two VPCs of one account the region decides.
+/// The role of an account in a peering that it can see in a region. None for other accounts, and for one that has deleted or
+/// rejected it. Between two VPCs of one account the region decides.
 pub fn role(peering: &Peering, account: &AccountId, region: Option<&RegionId>) -> Option<Role> {
     let sees = |side: &Side| {
         side.account == *account && region.is_none_or(|region| side.region == *region) && peering.is_seen_from(side)
@@ -32,7 +32,7 @@ pub(super) fn missing(id: &PeeringId) -> CommandError {
     CommandError::one(Code::NotFound, "vpcPeeringId", format!("there is no peering {id}"), "VpcPeerNotFound")
 }
 
-/// Finds what the caller may see. An operator sees all that is not over for everybody.
+/// Finds a peering that the caller can see. Operators see all that have not ended for both sides.
 pub(super) fn find(state: &State, which: &Locator, actor: &Actor) -> Result<(Peering, Option<Role>), CommandError> {
     let peering = state.peerings().get(&which.id).ok_or_else(|| missing(&which.id))?;
     let Some(account) = actor.account() else { return Ok((peering.clone(), None)) };
@@ -40,11 +40,11 @@ pub(super) fn find(state: &State, which: &Locator, actor: &Actor) -> Result<(Pee
     Ok((peering.clone(), Some(role)))
 }
 
-/// All that [`state_word`] says.
+/// All results of [`state_word`].
 pub const STATE_WORDS: [&str; 8] =
     ["pending", "provisioning", "active", "suspended", "draining", "rejected", "expired", "peer_deleted"];
 
-/// The word for a state that users read.
+/// The name of a state for users.
 pub fn state_word(state: &PeeringState) -> &'static str {
     match state {
         PeeringState::Pending => "pending",

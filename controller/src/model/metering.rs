@@ -1,14 +1,14 @@
-//! What peerings between regions are charged for: periods of one bandwidth (rules B4 and B6).
+//! Charged periods of peerings between regions, each with one bandwidth (rules B4 and B6).
 //!
-//! A period is open while a peering is active, and is closed when it is suspended, deleted or gets another bandwidth. What
-//! is closed is committed with the change that closed it. Times are those that have passed for certain
-//! ([`clock`](crate::clock)): a clock that is set neither adds to what is charged nor takes from it.
+//! A period is open while a peering is active, and is closed when the peering is suspended or deleted or its bandwidth changes. A closed
+//! period is committed with the change that closed it. Times are elapsed time
+//! ([`clock`](crate::clock)): setting a clock neither adds to the charges nor takes from them.
 //!
 //! Bandwidths are charged by the second: of those that a peering had within the first second of a period, the highest is charged
-//! for that second. So a bandwidth that is changed back and forth closes at most two periods a second.
+//! for that second. So toggling a bandwidth closes at most two periods a second.
 //!
-//! How long the controller was away is charged for once it is known, for what each peering had when that began: it is noted where
-//! that changes before.
+//! Downtime of the controller is charged once its length is known, for what each peering had when it began: that is noted before
+//! it changes.
 
 use super::{
     Leap, Transaction,
@@ -18,7 +18,7 @@ use super::{
 use cps_peering_config::id::{AccountId, PeeringId, RegionId};
 use serde::{Deserialize, Serialize};
 
-/// A time for which a peering had one bandwidth.
+/// A time during which a peering had one bandwidth.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Period {
     /// The peering.
@@ -35,12 +35,12 @@ pub struct Period {
     pub to_ms: u64,
 }
 
-/// What an account is charged for.
+/// The charged periods of an account.
 #[derive(Debug)]
 pub struct Charged {
-    /// What has ended, in the order of the ends.
+    /// Closed periods, in the order of their ends.
     pub closed: Vec<Period>,
-    /// What goes on, up to now.
+    /// Open periods, up to now.
     pub open: Vec<Period>,
     /// Now, in milliseconds since 1970-01-01 UTC.
     pub now_ms: u64,
@@ -63,10 +63,10 @@ fn period(peering: &Peering, bandwidth: u32, from_ms: u64, to_ms: u64) -> Period
     }
 }
 
-/// The least that is charged of a bandwidth, in milliseconds.
+/// The minimum time that is charged for a bandwidth, in milliseconds.
 const SECOND_MS: u64 = 1000;
 
-/// What is open, as if it were closed now: at most two periods.
+/// The open periods, as if they were closed now: at most two.
 pub fn open_periods(peering: &Peering, now_ms: u64) -> Vec<Period> {
     let Some(Meter { bandwidth: Some(bandwidth), at_ms, peak, .. }) = peering.meter else { return Vec::new() };
     let edge_ms = if peak.is_some() { at_ms.saturating_add(SECOND_MS).min(now_ms) } else { at_ms };
@@ -75,25 +75,25 @@ pub fn open_periods(peering: &Peering, now_ms: u64) -> Vec<Period> {
     parts.map(|(bandwidth, from_ms, to_ms)| period(peering, bandwidth, from_ms, to_ms)).collect()
 }
 
-/// Closes the period that is open, and opens it again where the clock is from now on.
+/// Closes the open period, and opens it again at the new time of the clock.
 pub(super) fn restart(tx: &mut Transaction<'_>, peering: &mut Peering, now_ms: u64, from_ms: u64) {
     let Some(Meter { bandwidth, .. }) = peering.meter else { return };
     tx.periods.extend(open_periods(peering, now_ms));
     peering.meter = Some(Meter { bandwidth, at_ms: from_ms, peak: None, absence: None });
 }
 
-/// What of a peering was noted when it changed after an absence of which it was not known how long it was.
+/// What was noted of a peering when it changed after a downtime of still unknown length.
 pub(super) fn absence(peering: &Peering, leap: Leap) -> Option<Absence> {
     let noted = peering.meter?.absence?;
     Some(noted).filter(|noted| !leap.elapsed_known && noted.since_ms == leap.since_ms)
 }
 
-/// Whether an absence is to be charged for a peering once it is known how long it was.
+/// Whether a downtime is to be charged for a peering once its length is known.
 pub(super) fn owes_absence(peering: &Peering, leap: Leap) -> bool {
     absence(peering, leap).is_some_and(|absence| absence.bandwidth.is_some())
 }
 
-/// Charges for an absence, now that it is known how long it was.
+/// Charges for a downtime whose length is now known.
 pub(super) fn charge_absence(tx: &mut Transaction<'_>, peering: &Peering, absence: Absence, from_ms: u64, to_ms: u64) {
     if let Some(bandwidth) = absence.bandwidth
         && from_ms < to_ms
@@ -117,9 +117,9 @@ pub(super) fn put(tx: &mut Transaction<'_>, mut peering: Peering, now_ms: u64) {
             _ => noted.filter(|noted| away == Some(noted.since_ms)),
         };
         peering.meter = Some(match was.zip(due) {
-            // What was before an absence does not end after it.
+            // A period from before a downtime does not end after it.
             Some((was, due)) if now_ms - at_ms < SECOND_MS && !first => {
-                // What it had for no time at all is not charged.
+                // A period of no length is not charged.
                 let highest = Some(was).filter(|_| now_ms > at_ms).max(peak);
                 Meter { bandwidth: Some(due), at_ms, peak: highest.filter(|highest| *highest > due), absence }
             }

@@ -1,4 +1,4 @@
-//! The rules. Pure: state, request, time and chance go in; a refusal or a list of changed records comes out.
+//! The rules. Pure: state, request, time and randomness go in; a refusal or a list of changed records comes out.
 
 pub mod account;
 mod address_rules;
@@ -38,23 +38,23 @@ use serde::Serialize;
 use state::{Change, Meta, State};
 use std::fmt;
 
-/// A state that is being changed, and what was changed so far. Rules see the state as it has become. Whatever is not
-/// [kept](Transaction::keep) is taken back when the transaction goes, also in a panic.
+/// A state that is being changed, and its changes so far. Rules see the state with these changes. Unless they are
+/// [kept](Transaction::keep), they are rolled back when the transaction is dropped, also in a panic.
 pub struct Transaction<'a> {
     /// The state, with the changes so far.
     pub state: &'a mut State,
     before: State,
     changes: Vec<Change>,
-    /// What was closed to be charged for.
+    /// Periods that were closed.
     periods: Vec<metering::Period>,
-    /// How many of the changes happened by themselves.
+    /// How many of the changes are due to deadlines.
     due: usize,
-    /// That the machine's clock contradicts the time that has passed.
+    /// How the machine's clock contradicts the elapsed time.
     leap: Option<Leap>,
 }
 
 impl<'a> Transaction<'a> {
-    /// Begins to change a state.
+    /// Begins a transaction.
     pub fn new(state: &'a mut State) -> Self {
         let before = state.clone();
         Self { state, before, changes: Vec::new(), periods: Vec::new(), due: 0, leap: None }
@@ -66,27 +66,27 @@ impl<'a> Transaction<'a> {
         self.state.apply(change);
     }
 
-    /// What was changed, in order.
+    /// The changes, in order.
     pub fn changes(&self) -> &[Change] {
         &self.changes
     }
 
-    /// Periods that were closed by the changes, and belong into the same commit.
+    /// Periods that the changes have closed, and that belong into the same commit.
     pub fn periods(&self) -> &[metering::Period] {
         &self.periods
     }
 
-    /// How many of the changes, the first ones, happened because their time had come.
+    /// How many of the changes, the first ones, are due to deadlines.
     pub fn due(&self) -> usize {
         self.due
     }
 
-    /// Takes everything back.
+    /// Rolls everything back.
     pub fn undo(self) {
         drop(self);
     }
 
-    /// Leaves the state as it has become. What was changed, and the periods that were closed.
+    /// Keeps the changes. Returns them, and the periods that were closed.
     pub fn keep(mut self) -> (Vec<Change>, Vec<metering::Period>) {
         self.before.clone_from(self.state);
         (std::mem::take(&mut self.changes), std::mem::take(&mut self.periods))
@@ -112,11 +112,11 @@ impl Drop for Transaction<'_> {
 /// The authenticated identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Actor {
-    /// The controller itself, because something was confirmed or its time had come.
+    /// The controller itself, because of a confirmation or a deadline.
     System,
-    /// Who runs the cloud. May do everything.
+    /// An operator of the cloud, who can do everything.
     Operator,
-    /// An account. May do what concerns its own side.
+    /// An account, which can do what concerns its own side.
     Account(AccountId),
 }
 
@@ -129,7 +129,7 @@ impl Actor {
         }
     }
 
-    /// Whether it may act for an account.
+    /// Whether it can act for an account.
     pub fn is(&self, account: &AccountId) -> bool {
         self.account().is_none_or(|own| own == account)
     }
@@ -145,64 +145,64 @@ impl fmt::Display for Actor {
     }
 }
 
-/// What can be asked of the state.
+/// A command.
 #[derive(Debug, Clone, Serialize)]
 pub enum Command {
-    /// Bring accounts, regions, hosts, VPCs, ports and peerings to what a document says.
+    /// Apply an inventory of accounts, regions, hosts, VPCs, ports and peerings.
     Apply(inventory::Apply),
     /// Peer two VPCs.
     CreatePeering(peering::Create),
-    /// Say yes to a request.
+    /// Accept a request.
     AcceptPeering(peering::Accept),
-    /// Say no to a request.
+    /// Reject a request.
     RejectPeering(peering::Locator),
-    /// Change what the initiator says about a peering.
+    /// Change name, description, tags or deletion protection of a peering.
     ModifyPeering(peering::Modify),
-    /// Change how much may pass.
+    /// Change the bandwidth of a peering.
     SetBandwidth(peering::SetBandwidth),
-    /// Change how much of its VPC a side shows, and of the other takes.
+    /// Change which prefixes a side exports and imports.
     SetPrefixes(prefixes::SetPrefixes),
-    /// End a peering.
+    /// Delete a peering.
     DeletePeering(peering::Locator),
-    /// Make a VPC for the account that asks.
+    /// Create a VPC for the caller's account.
     CreateVpc(vpc::Create),
-    /// Change what an account says about its VPC.
+    /// Change name, description or deletion protection of a VPC.
     ModifyVpc(vpc::Modify),
     /// Add a CIDR to a VPC.
     AddCidr(vpc::Cidr),
-    /// Take a CIDR from a VPC.
+    /// Remove a CIDR from a VPC.
     RemoveCidr(vpc::Cidr),
-    /// Remove a VPC.
+    /// Delete a VPC.
     DeleteVpc(vpc::Locator),
     /// Change an account.
     Account(account::Change),
-    /// Change where events are sent to.
+    /// Change a webhook.
     Webhook(webhook::Change),
-    /// Take a host out of use, in again, or away.
+    /// Drain, pause, remove or otherwise change a host.
     Host(host::Change),
-    /// All hosts have it, or had time enough.
+    /// A peering becomes active: all hosts have confirmed it, or had enough time.
     Activate(PeeringId),
-    /// No host has it any more.
+    /// All hosts have confirmed the removal of a peering.
     Drained(PeeringId),
-    /// A retiring host has nothing left.
+    /// A retiring host has confirmed its cleanup.
     Forget(HostId),
-    /// An agent says what MTU the underlay has at its end, in bytes.
+    /// An agent reports the MTU of the underlay at its end, in bytes.
     LearnMtu(HostId, u32),
-    /// The machine's clock is right, however much it has leapt.
+    /// The machine's clock is right, however far it has leapt.
     ConfirmClock,
-    /// Hosts may be told what they must have: a store that was brought back is held until then.
+    /// Release a restored store, so that hosts are configured.
     Release,
-    /// What becomes of a change that has reached some hosts first.
+    /// Continue, stop or end a rollout.
     Rollout(rollout::Step),
-    /// Do what is due, and nothing else.
+    /// Handle deadlines, and nothing else.
     Tick,
-    /// Keep the signature of a request that was refused, or changed nothing, so that the same is not done later.
+    /// Store the signature of a request that was refused, or changed nothing, so that a replay has no effect.
     RecordSignature,
 }
 
 impl Command {
-    /// Whether it makes room, or is what must go on while there is little: deletes, rejects, suspensions, and what happens by
-    /// itself.
+    /// Whether it frees space, or must go on while there is little: deletes, rejects, suspensions, and actions of the
+    /// system.
     pub(crate) fn makes_room(&self) -> bool {
         match self {
             Command::RejectPeering(_)
@@ -219,9 +219,9 @@ impl Command {
             | Command::Rollout(_)
             | Command::Tick => true,
             Command::Account(change) => change.makes_room(),
-            // Their records are no longer than before, but for windows. Deletes do not reach a host that is paused.
+            // Their records do not grow, except for windows. Deletes do not reach a host that is paused.
             Command::Host(change) => !matches!(change.what, host::What::Replace { .. } | host::What::Maintain(_)),
-            // What is protected is not deleted before.
+            // Protected objects cannot be deleted before.
             Command::ModifyPeering(modify) => modify.only_ends_protection(),
             Command::ModifyVpc(modify) => modify.only_ends_protection(),
             Command::Webhook(change) => change.what == webhook::What::Delete,
@@ -236,7 +236,7 @@ impl Command {
         }
     }
 
-    /// Refuses texts that no rule would allow, before anything else looks at them.
+    /// Refuses invalid texts, before anything else looks at them.
     fn check_texts(&self) -> Result<(), CommandError> {
         match self {
             Command::CreatePeering(create) => create.check_texts(),
@@ -247,7 +247,7 @@ impl Command {
             Command::ModifyVpc(modify) => modify.check_texts(),
             Command::Account(change) => change.check_texts(),
             Command::Webhook(change) => change.check_texts(),
-            // An inventory is checked entry by entry; the others say nothing but ids and numbers.
+            // An inventory is checked entry by entry; the others contain only ids and numbers.
             Command::Apply(_)
             | Command::RejectPeering(_)
             | Command::SetBandwidth(_)
@@ -274,26 +274,26 @@ impl Command {
 pub struct Signed {
     /// The signature.
     pub signature: String,
-    /// Until when the same bytes could be sent again, in milliseconds since 1970-01-01 UTC.
+    /// Until when the request could be replayed, in milliseconds since 1970-01-01 UTC.
     pub until_ms: u64,
 }
 
-/// A command with who asks for it.
+/// A command and its context.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// The authenticated identity.
     pub actor: Actor,
-    /// The id under which the answer and the audit trail speak of it.
+    /// The id of the request in the response and the audit trail.
     pub id: String,
-    /// What makes a repetition harmless.
+    /// Makes repetitions harmless.
     pub token: Option<String>,
-    /// With what it was signed. The same signature changes something once only.
+    /// The signature of the request. It can change something once only.
     pub signed: Option<Signed>,
-    /// Which operator asks, where it is a named one: for the audit trail.
+    /// The name of the operator, if it is a named one: for the audit trail.
     pub operator: Option<String>,
-    /// The address from which it came, for the audit trail; empty where it is not known.
+    /// The caller's address, for the audit trail; empty if unknown.
     pub from: String,
-    /// What is asked.
+    /// The command.
     pub command: Command,
 }
 
@@ -303,7 +303,7 @@ impl Request {
         Self { actor, id: String::new(), token: None, signed: None, operator: None, from: String::new(), command }
     }
 
-    /// Who asks, as the audit trail says it.
+    /// The caller's name in the audit trail.
     pub(crate) fn actor_word(&self) -> String {
         match (&self.actor, &self.operator) {
             (Actor::Operator, Some(name)) => format!("{}/{name}", Actor::Operator),
@@ -312,34 +312,34 @@ impl Request {
     }
 }
 
-/// Limits and periods that a settings file may change.
+/// Limits and periods that a settings file can change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// The most that a peering may have, in Mbit/s (rule B1).
+    /// The maximum bandwidth of a peering, in Mbit/s (rule B1).
     pub max_bandwidth: u32,
     /// Live peerings of an account in a region (rule L9).
     pub peerings_per_region: u32,
     /// VPCs of an account in a region.
     pub vpcs_per_region: u32,
-    /// CIDRs of an account's VPCs in a region, beside their first ones.
+    /// CIDRs of an account's VPCs in a region, besides their first ones.
     pub secondary_cidrs_per_region: u32,
     /// Tags on an account's live peerings from a region.
     pub tags_per_region: u32,
     /// Client tokens that are remembered for an account.
     pub client_tokens: u32,
-    /// Accounts from which an account wants no requests.
+    /// Accounts that an account blocks.
     pub blocked_accounts: u32,
     /// Requests of an account to one other within an hour.
     pub requests_per_hour: u32,
-    /// Bandwidths that an account sets or changes within an hour: each may close what it is charged for, which is kept for good.
+    /// Bandwidths that an account sets or changes within an hour: each can close a charged period, which is stored for good.
     pub bandwidth_changes_per_hour: u32,
-    /// The most hosts that an inventory takes out without somebody confirming it, in percent of all.
+    /// The most hosts that an inventory removes without approval, in percent of all.
     pub unconfirmed_host_removals_percent: u32,
     /// How long a request waits for an answer, in milliseconds (rule L3).
     pub pending_ms: u64,
     /// How long the record of an ended peering is kept, in milliseconds (rule L8).
     pub ended_ms: u64,
-    /// How long what is suspended is kept, in milliseconds (rule B5).
+    /// How long suspended peerings are kept, in milliseconds (rule B5).
     pub arrear_ms: u64,
     /// How long a client token is remembered, in milliseconds.
     pub token_ms: u64,
@@ -367,15 +367,15 @@ impl Default for Limits {
     }
 }
 
-/// The time, in milliseconds since 1970-01-01 UTC, and how certain it is.
+/// The time, in milliseconds since 1970-01-01 UTC, and whether it is confirmed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
-    /// The time that has passed for certain. Everything goes by it.
+    /// The elapsed time, which all rules use.
     pub ms: u64,
-    /// The time that it may be. Later than `ms` while the machine's clock has leapt forward and nobody has confirmed it.
+    /// The latest possible time: later than `ms` while an unconfirmed clock is ahead.
     pub latest_ms: u64,
-    /// That the machine's clock contradicts the time that has passed, and nobody has confirmed it. Meanwhile nothing is deleted
-    /// because its time has come.
+    /// An unconfirmed leap of the machine's clock. Meanwhile nothing is deleted
+    /// at its deadline.
     pub leap: Option<Leap>,
 }
 
@@ -385,14 +385,14 @@ impl From<u64> for Now {
     }
 }
 
-/// By how much the machine's clock differs from the time that has passed.
+/// The difference between the machine's clock and the elapsed time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leap {
-    /// How far the clock is ahead, in milliseconds; negative where it is behind.
+    /// How far the clock is ahead, in milliseconds; negative if it is behind.
     pub by_ms: i64,
-    /// The time that had passed when it was noticed, in milliseconds since 1970-01-01 UTC.
+    /// The elapsed time when it was noticed, in milliseconds since 1970-01-01 UTC.
     pub since_ms: u64,
-    /// Whether the controller knows how much time has passed. It does not where it was away.
+    /// Whether the controller knows how much time has elapsed. After a downtime it does not.
     pub elapsed_known: bool,
 }
 
@@ -400,20 +400,20 @@ pub struct Leap {
 pub struct Context<'a> {
     /// The time.
     pub now: Now,
-    /// The time that has passed for certain, in milliseconds since 1970-01-01 UTC.
+    /// The elapsed time, in milliseconds since 1970-01-01 UTC.
     pub now_ms: u64,
-    /// What accounts were told of each other's networks.
+    /// What accounts were told about each other's networks.
     pub disclosures: &'a Disclosures,
     /// The authenticated identity.
     pub actor: &'a Actor,
     /// Limits and periods.
     pub limits: &'a Limits,
-    /// Makes up the ends of ids, and what VNIs are drawn from: 10 of `[a-z0-9]`, which nobody can foresee.
+    /// Generates the ends of ids, and what VNIs are drawn from: 10 of `[a-z0-9]`, unpredictable.
     pub random: &'a mut dyn FnMut() -> String,
 }
 
 impl Context<'_> {
-    /// An id that is not taken.
+    /// A free id.
     fn new_id<T: std::str::FromStr>(&mut self, prefix: &str, taken: impl Fn(&T) -> bool) -> T {
         loop {
             let id = format!("{prefix}-{}", (self.random)()).parse().ok();
@@ -424,29 +424,29 @@ impl Context<'_> {
     }
 }
 
-/// What a command did.
+/// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The difference that a document made.
+    /// The changes of a document.
     Applied(Vec<inventory::Difference>),
-    /// What was made, or changed.
+    /// What was created or changed.
     Made(Made),
     /// It was done, or had been done before.
     Done,
 }
 
-/// What a request is judged with besides the state.
+/// What a request is judged with, besides the state.
 #[derive(Debug, Clone, Copy)]
 pub struct Judge<'a> {
     /// The time.
     pub now: Now,
     /// Limits and periods.
     pub limits: &'a Limits,
-    /// What accounts were told of each other's networks.
+    /// What accounts were told about each other's networks.
     pub disclosures: &'a Disclosures,
 }
 
-/// Carries a request out on a tx. After a refusal the tx is to be undone.
+/// Executes a request in a transaction. After a refusal it must be rolled back.
 pub fn decide(
     tx: &mut Transaction<'_>,
     request: &Request,
@@ -466,7 +466,7 @@ fn decide_in_full(
     let Judge { now, limits, disclosures } = judge;
     tx.leap = now.leap;
     let mut context = Context { now, now_ms: now.ms, disclosures, actor: &request.actor, limits, random };
-    // Before anything is judged, so that nothing depends on when somebody last looked at the clock (rule L3).
+    // Before anything is judged, so that nothing depends on when a timer ran (rule L3).
     due::catch_up(tx, &mut context);
     tx.due = tx.changes.len();
     let key = match (&request.token, request.actor.account()) {
@@ -496,7 +496,7 @@ fn decide_in_full(
     if let Some(signed) = &request.signed {
         let is_known = tx.state.has_signature(&signed.signature);
         let changes = tx.changes.len() > tx.due;
-        // What changes nothing may be asked again: a client that sends the same twice within a second gets the same answer.
+        // A request without effect can be repeated: a client that sends it twice within a second gets the same response.
         if is_known && changes {
             let rule = "a request with this very signature came before. Signatures have dates of one second, and those of version 3 \
                         do not cover the nonce, so the same request within one second cannot be told from a copy of it: send it \

@@ -1,7 +1,7 @@
-//! Which address spaces may be joined (rules L6, L7 and L10), and what of that an account may hear (rule L11).
+//! Which address spaces can be connected (rules L6, L7 and L10), and what an account can learn about them (rule L11).
 //!
-//! An account that is told of an overlap learns one bit about a network that it does not own. So a refusal names no prefix but
-//! those of the account itself, says of whose networks it tells something ([`CommandError::tells`]), and there is a budget of such
+//! An account that is told of an overlap learns one bit about a network that it does not own. So a refusal only names prefixes
+//! of the account itself, records whose networks it discloses something about ([`CommandError::tells`]), and there is a budget of such
 //! refusals per pair of accounts ([`Disclosures`](super::disclosure::Disclosures)).
 
 use super::{
@@ -28,21 +28,21 @@ fn refusal(entry: &str, rule: String) -> CommandError {
 /// Why two VPCs are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// A request is made. The receiver's other peers are looked at when it accepts: the initiator must not learn of them.
+    /// A request is created. The receiver's other peers are checked when it accepts: the initiator must not learn about them.
     Request,
     /// The peering is about to be installed.
     Install,
 }
 
-/// A peering that is judged: both sides with the CIDRs that their VPCs have now, and the peering itself where it is there already.
+/// A peering that is checked: both sides with the current CIDRs of their VPCs, and the peering itself if it exists.
 pub(super) struct Pair<'a> {
     pub(super) initiator: &'a Side,
     pub(super) receiver: &'a Side,
     pub(super) except: Option<&'a PeeringId>,
 }
 
-/// Whether two VPCs may be peered: what either reaches of the other is none of its own addresses (L6), and no peer of it has any of
-/// them (L7). What a peering does not join counts for nothing (C9).
+/// Checks that two VPCs can be peered: what either reaches of the other overlaps none of its own addresses (L6), and none of its peers
+/// (L7). What a peering does not connect does not count (C9).
 pub(super) fn may_be_peered(
     state: &State,
     pair: &Pair<'_>,
@@ -50,7 +50,7 @@ pub(super) fn may_be_peered(
     context: &Context<'_>,
 ) -> Result<(), CommandError> {
     let (actor, Pair { initiator: vpc, receiver: peer, except }) = (context.actor, pair);
-    // Whose networks the caller does not know already. A receiver knows the initiator's CIDRs, but not its other peers.
+    // Networks that the caller does not know already. A receiver knows the initiator's CIDRs, but not its other peers.
     let foreign = [vpc, peer].map(|it| &it.account).into_iter().filter(|account| !actor.is(account));
     for owner in foreign {
         context.disclosures.admit(actor, owner, context.now.ms)?;
@@ -61,7 +61,7 @@ pub(super) fn may_be_peered(
             if actor.is(&peer.account)
                 && (actor.is(&vpc.account) || vpc.offered().iter().any(|shown| within(own, shown)))
             {
-                // Its own side, or a request in which it sees what the initiator shows.
+                // Its own side, or a request in which it sees what the initiator exports.
                 refusal("remoteVpcId", format!("CIDR {others} of {} overlaps {own} of {}", peer.vpc, vpc.vpc))
             } else if actor.is(&peer.account) {
                 let rule = format!("CIDR {others} of {} overlaps the network of {}", peer.vpc, vpc.vpc);
@@ -79,8 +79,8 @@ pub(super) fn may_be_peered(
     Ok(())
 }
 
-/// L7: a VPC has one routing table, so its peers may not overlap each other. Draining peerings count: some host may
-/// still have them. Of the peer, `reached` is looked at.
+/// L7: a VPC has one routing table, so its peers must not overlap each other. Draining peerings count: some host may
+/// still have them. `reached` is what is checked of the peer.
 fn among_peers(
     state: &State,
     vpc: &Side,
@@ -91,11 +91,11 @@ fn among_peers(
     let actor = context.actor;
     for other in state.peerings_of(&vpc.vpc).filter(|other| Some(&other.id) != except && other.counts_for(&vpc.vpc)) {
         for (own, sibling) in other.views().into_iter().filter(|(own, _)| own.vpc == vpc.vpc) {
-            // The same pair again: what drains is replaced, and its prefixes lead to the same VPC.
+            // The same pair again: a draining peering is replaced, and its prefixes lead to the same VPC.
             if sibling.vpc == peer.vpc {
                 continue;
             }
-            // Of a request that was not accepted yet, the caller does not see the other side's CIDRs.
+            // Before acceptance, the caller does not see the other side's CIDRs.
             if actor.is(&vpc.account) && !actor.is(&sibling.account) && other.state == PeeringState::Pending {
                 context.disclosures.admit(actor, &sibling.account, context.now.ms)?;
             }
@@ -107,7 +107,7 @@ fn among_peers(
     Ok(())
 }
 
-/// Two peers of a VPC overlap. What the caller does not own is not named but by its id, and that only where the caller sees
+/// The refusal if two peers of a VPC overlap. What the caller does not own is only named by its id, and only if the caller sees
 /// the peering.
 fn between_peers(
     (vpc, other): (&Side, &Peering),
@@ -120,7 +120,7 @@ fn between_peers(
     };
     let new = whole(new, &peer.vpc, &peer.account);
     if !actor.is(&vpc.account) {
-        // Nobody learns with whom a stranger is peered.
+        // With whom another account is peered is not disclosed.
         let rule = format!("{new} overlaps that of another peer of {}", vpc.vpc);
         return refusal("remoteVpcId", rule).telling([&vpc.account]);
     }
@@ -131,8 +131,8 @@ fn between_peers(
     refusal("remoteVpcId", rule).telling(foreign)
 }
 
-/// L10: CIDRs that a VPC has got must be legal in its peerings, those that drain too. What was in conflict before refuses
-/// nothing: it is judged when it is accepted. The copies that live peerings have of the CIDRs follow.
+/// L10: CIDRs that were added to a VPC must be valid in its peerings, including draining ones. Earlier conflicts do not
+/// count: they are checked at acceptance. The copies of the CIDRs in live peerings are updated.
 pub(super) fn cidrs_changed(
     tx: &mut Transaction<'_>,
     vpc: &Vpc,
@@ -146,7 +146,7 @@ pub(super) fn cidrs_changed(
     Ok(())
 }
 
-/// The copies that live peerings have of a VPC's CIDRs become what the VPC has.
+/// Updates the copies of a VPC's CIDRs in live peerings.
 pub(super) fn copies_follow(tx: &mut Transaction<'_>, vpc: &Vpc) {
     let live: Vec<Peering> = tx.state.peerings_of(&vpc.id).filter(|peering| peering.is_live()).cloned().collect();
     for mut peering in live {
@@ -175,7 +175,7 @@ fn still_legal(
         if !actor.is(&peer.account) {
             context.disclosures.admit(actor, &peer.account, context.now.ms)?;
         }
-        // Of what was added, the peer gets what is shown and taken (C9).
+        // Of what was added, the peer reaches what is exported and imported (C9).
         let shown = intersection(added, &own.effective(peer));
         let taken = peer.effective(&own);
         if let Some((new, old)) = conflict(&shown, &peer.cidrs).or_else(|| conflict(added, &taken)) {
@@ -186,7 +186,7 @@ fn still_legal(
             } else if peering.state == PeeringState::Pending || !peer.export_prefixes.is_empty() {
                 told.telling([&peer.account])
             } else {
-                // It sees the CIDRs of what it is peered with.
+                // It sees the CIDRs of its peers.
                 told
             });
         }

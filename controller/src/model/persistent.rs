@@ -1,4 +1,4 @@
-//! Maps and sets whose copies have in common what is the same in them. A copy costs next to nothing, and a change of it
+//! Maps and sets with structural sharing. A copy costs next to nothing, and a change of it only
 //! what is changed.
 
 use equivalent::{Comparable, Equivalent};
@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-/// Records by their keys.
+/// Records by key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Records<K: Ord + Clone, V>(OrdMap<K, Arc<V>>);
 
@@ -21,7 +21,7 @@ impl<K: Ord + Clone, V> Default for Records<K, V> {
 }
 
 impl<K: Ord + Clone, V> Records<K, V> {
-    /// Sets or removes a record. What was there before.
+    /// Sets or removes a record. Returns the previous one.
     pub(super) fn set(&mut self, key: K, value: Option<V>) -> Option<Arc<V>> {
         match value {
             Some(value) => self.0.insert(key, Arc::new(value)),
@@ -91,7 +91,7 @@ impl<K: Ord + Clone + Borrow<Q>, V, Q: Ord + ?Sized> Index<&Q> for Records<K, V>
     }
 }
 
-/// Which things belong to which others.
+/// Which items belong to which others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Links<A: Ord + Clone, B: Ord + Clone>(OrdSet<(A, B)>);
 
@@ -101,7 +101,7 @@ impl<A: Ord + Clone, B: Ord + Clone> Default for Links<A, B> {
     }
 }
 
-/// The place before everything that belongs to a thing.
+/// The position before everything that belongs to an item.
 struct Before<'a, A>(&'a A);
 
 impl<A: Ord, B> Equivalent<(A, B)> for Before<'_, A> {
@@ -125,13 +125,13 @@ impl<A: Ord + Clone, B: Ord + Clone> Links<A, B> {
         self.0.remove(&(of.clone(), what.clone()));
     }
 
-    /// What belongs to a thing, in order.
+    /// What belongs to an item, in order.
     pub(super) fn of<'a>(&'a self, of: &A) -> impl Iterator<Item = &'a B> + use<'a, A, B> {
         let of = of.clone();
         self.0.range(Before(&of)..).take_while(move |(other, _)| *other == of).map(|(_, what)| what)
     }
 
-    /// The first of what belongs to a thing, from some point on.
+    /// The first of what belongs to an item, from some point on.
     pub(super) fn next_of(&self, of: &A, from: B) -> Option<&B> {
         let next = self.0.get_next(&(of.clone(), from));
         next.filter(|(other, _)| other == of).map(|(_, what)| what)

@@ -1,8 +1,8 @@
-//! How much of two VPCs a peering joins (rules C9 and L13): what each side shows of its own VPC, and what it takes of the other.
+//! Peerings of parts of VPCs (rules C9 and L13): what each side exports of its own VPC, and what it imports of the other.
 //!
-//! A list that is empty stands for everything, also for CIDRs that come later. One that is not is complete: it names all that
-//! there is, in both families, and nothing comes to it by itself. What of it lies outside the VPC's CIDRs, because one was taken
-//! away, is without effect until it is there again.
+//! An empty list means everything, including CIDRs that are added later. Any other list is complete: it names everything,
+//! in both families, and nothing is added to it automatically. Parts of it outside the VPC's CIDRs, because one was removed,
+//! have no effect until it is added again.
 
 use super::{
     Actor, Code, CommandError, Context, Transaction,
@@ -26,26 +26,26 @@ pub const MAX_PREFIXES: usize = 64;
 /// The lists of one side.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct PrefixLists {
-    /// What of its own VPC it shows; all where there are none.
+    /// What it exports of its own VPC; empty for all.
     #[serde(rename = "export", skip_serializing_if = "Vec::is_empty")]
     pub export: Vec<IpNet>,
-    /// What of the other VPC it takes; all where there are none.
+    /// What it imports of the other VPC; empty for all.
     #[serde(rename = "import", skip_serializing_if = "Vec::is_empty")]
     pub import: Vec<IpNet>,
 }
 
-/// Other lists for a side; none for a list that stays.
+/// New lists for a side; none for a list that stays.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SetPrefixes {
     /// The peering.
     pub which: Locator,
-    /// Whose side it is, where both are the caller's; otherwise, and where it is not said, the caller's own, or the initiator's.
+    /// The VPC of the side, if both are the caller's; otherwise the caller's own, or the initiator's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vpc: Option<VpcId>,
-    /// What it shows; all where it is empty.
+    /// What it exports; empty for all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub export: Option<Vec<IpNet>>,
-    /// What it takes; all where it is empty.
+    /// What it imports; empty for all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub import: Option<Vec<IpNet>>,
 }
@@ -75,13 +75,13 @@ fn check_list(entry: &str, list: &[IpNet]) -> Result<(), CommandError> {
 }
 
 impl PrefixLists {
-    /// What can be checked without knowing anything else.
+    /// Checks that need no state.
     pub(super) fn check(&self) -> Result<(), CommandError> {
         check_list(EXPORT, &self.export)?;
         check_list(IMPORT, &self.import)
     }
 
-    /// Whether both stand for everything.
+    /// Whether both mean everything.
     pub fn is_default(&self) -> bool {
         self.export.is_empty() && self.import.is_empty()
     }
@@ -94,18 +94,18 @@ impl SetPrefixes {
     }
 }
 
-/// Gives a side its lists; none for one that stays. What it shows must be its own.
+/// Sets a side's lists; none for one that stays. Exported prefixes must be its own.
 ///
 /// # Errors
 ///
-/// What it would show is none of its VPC's.
+/// An exported prefix is not within its VPC.
 pub fn give(side: &mut Side, export: Option<&[IpNet]>, import: Option<&[IpNet]>) -> Result<(), CommandError> {
     let sorted = |list: &[IpNet]| {
         let mut list = list.to_vec();
         list.sort_unstable();
         list
     };
-    // What it showed before may be said again, also if its CIDR was taken away since.
+    // Previously exported prefixes stay valid, also if their CIDR was removed since.
     if let Some(export) = export.map(sorted).filter(|export| *export != side.export_prefixes) {
         let outside = |prefix: &&IpNet| !side.cidrs.iter().any(|cidr| within(prefix, cidr));
         if let Some(prefix) = export.iter().find(outside) {
@@ -134,11 +134,11 @@ fn role_of(peering: &Peering, seen: Option<Role>, vpc: Option<&VpcId>, actor: &A
     })
 }
 
-/// The peering as it is and as it would be; nothing is compared with other networks.
+/// The peering before and after a change; nothing is compared with other networks.
 pub fn outlook(state: &State, set: &SetPrefixes, actor: &Actor) -> Result<(Peering, Peering), CommandError> {
     let (before, seen) = find(state, &set.which, actor)?;
     let role = role_of(&before, seen, set.vpc.as_ref(), actor)?;
-    // Before it was accepted, the receiver has nothing to say but how it accepts.
+    // Before acceptance, the receiver can only set lists by accepting.
     let early = before.state == PeeringState::Pending && role == Role::Receiver;
     if early || !(before.forwards() || before.state == PeeringState::Pending) {
         return wrong_state(&before, "have the prefixes of that side changed");
@@ -148,7 +148,7 @@ pub fn outlook(state: &State, set: &SetPrefixes, actor: &Actor) -> Result<(Peeri
     Ok((before, after))
 }
 
-/// Changes the lists of a side (rule L13). What becomes reachable that was not must be free on both sides; to show or take less
+/// Changes the lists of a side (rule L13). What becomes reachable must not overlap on either side; exporting or importing less
 /// is never refused.
 pub fn set(tx: &mut Transaction<'_>, set: &SetPrefixes, context: &mut Context<'_>) -> Result<PeeringId, CommandError> {
     set.check()?;
@@ -157,7 +157,7 @@ pub fn set(tx: &mut Transaction<'_>, set: &SetPrefixes, context: &mut Context<'_
     Ok(set.which.id.clone())
 }
 
-/// Gives a peering sides with other lists, if that is legal.
+/// Replaces the sides' lists of a peering, if that is allowed.
 pub(super) fn become_of(
     tx: &mut Transaction<'_>,
     id: &PeeringId,
@@ -172,7 +172,7 @@ pub(super) fn become_of(
     if !(before.forwards() || before.state == PeeringState::Pending) {
         return wrong_state(&before, "have its prefixes changed");
     }
-    // By the lists alone, and not by what they let through: that would tell what the other side has.
+    // By the lists alone, not by their effect: that would disclose what the other side has.
     if grow(&before, &after) {
         let stage = if after.state == PeeringState::Pending { Stage::Request } else { Stage::Install };
         let (initiator, receiver) = (&after.initiator, &after.receiver);
@@ -182,7 +182,7 @@ pub(super) fn become_of(
     Ok(())
 }
 
-/// Whether a list names anything that it did not before. An empty one names everything.
+/// Whether a list names anything new. An empty one names everything.
 fn grow(before: &Peering, after: &Peering) -> bool {
     let lists = |peering: &Peering| {
         peering.sides().map(|side| [side.export_prefixes.clone(), side.import_prefixes.clone()]).into_iter().flatten()
@@ -192,7 +192,7 @@ fn grow(before: &Peering, after: &Peering) -> bool {
         .any(|(before, after)| !before.is_empty() && (after.is_empty() || !difference(&after, &before).is_empty()))
 }
 
-/// Whether anything is reached no more that was before.
+/// Whether anything that was reachable no longer is.
 pub(super) fn narrows(before: &Peering, after: &Peering) -> bool {
     [Role::Initiator, Role::Receiver].into_iter().any(|role| {
         let of = |peering: &Peering| {

@@ -1,4 +1,4 @@
-//! Of how many things an account may have so many: defaults are in the settings, and operators say otherwise by account and
+//! Quotas: defaults are in the settings, and operators override them by account and
 //! region.
 
 use super::{
@@ -12,7 +12,7 @@ use cps_peering_config::{
     quota::Kind,
 };
 
-/// The word for programs when there are as many as there may be.
+/// The error's reason when a quota is exhausted.
 fn reason(kind: Kind) -> &'static str {
     match kind {
         Kind::VpcPeering => "VpcPeerLimitExceeded",
@@ -39,12 +39,12 @@ fn usual(kind: Kind, limits: &Limits) -> u32 {
     }
 }
 
-/// How many an account may have in a region; the region may be left out for what is counted for the account as a whole.
+/// The limit of an account in a region; the region can be left out for what is counted for the account as a whole.
 pub fn limit(state: &State, kind: Kind, account: &AccountId, region: Option<&RegionId>, limits: &Limits) -> u32 {
     let own = |account: &Account| match kind {
         Kind::VpcPeering => account.quotas.get(region?).copied(),
         Kind::BandwidthChange => account.bandwidth_changes.values().copied().max(),
-        // What holds for an account as a whole is the most that was said for any region.
+        // The limit of an account as a whole is the highest that was set for any region.
         Kind::ClientToken | Kind::BlockedAccount | Kind::PeeringRequest => {
             account.limits.get(&kind)?.values().copied().max()
         }
@@ -59,7 +59,7 @@ fn peerings_used(state: &State, account: &AccountId, region: &RegionId, now_ms: 
     names.filter(|(_, id)| state.peerings().get(*id).is_some_and(|peering| !peering.has_expired(now_ms))).count()
 }
 
-/// How many it has.
+/// The number in use.
 pub fn used(state: &State, kind: Kind, account: &AccountId, region: Option<&RegionId>, now_ms: u64) -> usize {
     let vpcs = || state.vpcs_of(account).filter(|vpc| Some(&vpc.region) == region);
     match kind {
@@ -90,7 +90,7 @@ pub fn requests_to(state: &State, account: &AccountId, receiver: &AccountId, now
     state.hourly().get(&HourlyKey::requests(account, receiver)).map_or(0, |sent| sent.count(now_ms) as usize)
 }
 
-/// Refuses another request to an account that was sent too many within the last hour.
+/// Refuses another request to an account if too many were sent within the last hour.
 pub(super) fn check_requests(
     state: &State,
     account: &AccountId,
@@ -109,8 +109,8 @@ pub(super) fn check_requests(
     Err(CommandError::one(Code::QuotaExceeded, "remoteAccountId", rule, reason(Kind::PeeringRequest)))
 }
 
-/// Refuses to let an account set or change another bandwidth where there were too many within the last hour: each may close what is
-/// charged, and that is kept for good. Nobody is held up who ends something.
+/// Refuses another change of bandwidth if there were too many within the last hour: each can close a charged
+/// period, which is stored for good. Deletes are not refused.
 pub(super) fn check_bandwidth_changes(
     state: &State,
     account: &AccountId,
@@ -128,7 +128,7 @@ pub(super) fn check_bandwidth_changes(
     Err(CommandError::one(Code::QuotaExceeded, "bandwidth", rule, reason(Kind::BandwidthChange)))
 }
 
-/// Refuses `more` where there would be too many. What operators do themselves, they need not allow themselves.
+/// Refuses `more` if there would be too many. Operators' own commands are not limited.
 pub(super) fn check(
     state: &State,
     kind: Kind,

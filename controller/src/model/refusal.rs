@@ -1,32 +1,32 @@
-//! Why a command was refused.
+//! Refusals of commands.
 
 use cps_peering_config::{id::AccountId, text};
 use serde::Serialize;
 use std::{collections::BTreeSet, fmt};
 use thiserror::Error;
 
-/// Why a command was refused, as the HTTP interfaces name it.
+/// The kind of a refusal, as the HTTP API names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
-    /// A value breaks a rule of its own.
+    /// A value is invalid in itself.
     InvalidArgument,
     /// The state does not allow it.
     FailedPrecondition,
-    /// The caller may not do it.
+    /// The caller lacks the permission.
     Forbidden,
-    /// There is no such thing, or none that the caller may know of.
+    /// The object does not exist, or the caller may not know that it does.
     NotFound,
-    /// There is such a thing already.
+    /// The object already exists.
     AlreadyExists,
-    /// A client token was used before for something else.
+    /// A client token was used before with another request.
     Aborted,
-    /// There are as many as there may be.
+    /// A quota or limit is exhausted.
     QuotaExceeded,
-    /// The request is one that was carried out before.
+    /// The request is a replay.
     Replayed,
 }
 
-/// One thing that is wrong with a command.
+/// One violation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FieldViolation {
     /// Where: a field, or an entry of a document such as `ports[3] (h1/eth1)`.
@@ -52,23 +52,23 @@ pub struct CommandError {
     pub code: Code,
     /// Everything that is wrong; at least one.
     pub violations: Vec<FieldViolation>,
-    /// The accounts of whose networks it tells something that the caller does not see (rule L11).
+    /// The accounts about whose networks it tells the caller something that it does not see (rule L11).
     pub tells: BTreeSet<AccountId>,
 }
 
 impl CommandError {
-    /// The most faults that are told of one command.
+    /// The most violations that one refusal lists.
     const MAX_VIOLATIONS: usize = 1000;
     /// The longest rule and the longest entry, in characters.
     const MAX_TEXT: usize = 1000;
 
-    /// The same, however much is wrong with a command and whatever it says.
+    /// The same within these limits, however much is wrong and whatever the command contains.
     #[must_use]
     pub(super) fn bounded(mut self) -> Self {
         let all = self.violations.len();
         if all > Self::MAX_VIOLATIONS {
             self.violations.truncate(Self::MAX_VIOLATIONS);
-            let rule = format!("{} more are not told", all - Self::MAX_VIOLATIONS);
+            let rule = format!("{} more are not listed", all - Self::MAX_VIOLATIONS);
             self.violations.push(FieldViolation { entry: "…".to_owned(), rule, reason: "" });
         }
         for text in self.violations.iter_mut().flat_map(|it| [&mut it.entry, &mut it.rule]) {
@@ -79,7 +79,7 @@ impl CommandError {
         self
     }
 
-    /// A refusal for one reason.
+    /// A refusal with one violation.
     pub fn one(code: Code, entry: impl Into<String>, rule: impl Into<String>, reason: &'static str) -> Self {
         let violations = vec![FieldViolation { entry: entry.into(), rule: rule.into(), reason }];
         Self { code, violations, tells: BTreeSet::new() }
@@ -90,7 +90,7 @@ impl CommandError {
         Err(Self::one(Code::InvalidArgument, entry, rule, reason))
     }
 
-    /// The same, where it tells something of these accounts' networks.
+    /// The same, marked as disclosing something about these accounts' networks.
     pub(super) fn telling<'a>(self, accounts: impl IntoIterator<Item = &'a AccountId>) -> Self {
         Self { tells: accounts.into_iter().cloned().collect(), ..self }
     }

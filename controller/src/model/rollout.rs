@@ -1,7 +1,7 @@
-//! Changes that reach some hosts before the others.
+//! Rollouts: changes that some hosts get before the others.
 //!
-//! Which hosts those are is decided where it is known what each must have ([`pacing`](crate::engine)); here is what is remembered, and
-//! how it ends.
+//! Which hosts these are is decided where configurations are planned ([`pacing`](crate::engine)); this module has the records and
+//! how a rollout ends.
 
 use super::{
     Code, CommandError, Transaction,
@@ -11,28 +11,28 @@ use super::{
 use cps_peering_config::SeenRevision;
 use serde::Serialize;
 
-/// What becomes of it.
+/// A step of a rollout.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
-    /// All hosts get it, whatever the first ones have said.
+    /// All hosts get the change, whatever the state of the canaries.
     Continue {
-        /// What the hosts are to get that wait, as its record says; none where it is whatever they wait for.
+        /// The revision that was reviewed; none for the current one.
         #[serde(skip_serializing_if = "Option::is_none")]
         revision: Option<SeenRevision>,
     },
-    /// The hosts that do not have it yet get it when an operator says so.
+    /// The hosts that do not have it yet wait for an operator.
     Stop {
         /// The reason.
         why: String,
     },
-    /// All hosts get it, because the first ones have it and are well.
+    /// All hosts get it: the canaries have it and are healthy.
     Finish,
-    /// It was taken back, and nobody waits any more.
+    /// It was reverted, and no host waits any more.
     Withdraw,
 }
 
-/// Carries a step out. Where there is no rollout, or one has just ended, there is nothing to do.
+/// Executes a step. If there is no rollout, or it has just ended, there is nothing to do.
 pub(super) fn step(tx: &mut Transaction<'_>, step: &Step) -> Result<(), CommandError> {
     let meta = tx.state.meta();
     let Some(rollout) = meta.rollout else { return Ok(()) };
@@ -50,7 +50,7 @@ pub(super) fn step(tx: &mut Transaction<'_>, step: &Step) -> Result<(), CommandE
     Ok(())
 }
 
-/// Nothing is held back any more.
+/// No host is held back any more.
 fn end(tx: &mut Transaction<'_>) {
     let paced: Vec<Host> = tx.state.hosts().values().filter(|host| host.pacing.is_some()).cloned().collect();
     for host in paced {

@@ -1,4 +1,4 @@
-//! The state in memory: records, and the indexes that make one change cost no more than what it touches.
+//! The state in memory: records, and indexes that make the cost of a change independent of the size of the state.
 
 use super::{
     persistent::{Links, Records},
@@ -35,44 +35,44 @@ pub enum Change {
     Port(PortKey, Option<Port>),
     /// A peering.
     Peering(PeeringId, Option<Peering>),
-    /// What a client token was used for.
+    /// The use of a client token.
     Token(TokenKey, Option<TokenUse>),
-    /// The signature of a request that was carried out, and until when it could be sent again, in milliseconds since
+    /// The signature of an executed request, and until when it could be replayed, in milliseconds since
     /// 1970-01-01 UTC.
     Signature(String, Option<u64>),
-    /// Where events are sent to, by its id.
+    /// A webhook, by its id.
     Webhook(String, Option<Webhook>),
-    /// How often something was done within the last hour.
+    /// A count of actions within the last hour.
     Hourly(HourlyKey, Option<Hourly>),
-    /// Counters.
+    /// The single record.
     Meta(Meta),
 }
 
-/// What there is one of.
+/// The record that exists once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
-    /// The term of this store; a new store begins with 1.
+    /// The epoch of this store; a new store begins with 1.
     pub epoch: u64,
     /// The number of the last commit.
     pub number: u64,
-    /// The VNI that earlier versions try first for the next VPC or side. Now they are drawn.
+    /// The VNI that earlier versions try first for the next VPC or side. Now VNIs are random.
     pub next_vni: Vni,
-    /// Which cluster the store is of; none as long as a release has written it that did not know of clusters.
+    /// The identity of the store's cluster; none if a release without clusters wrote it last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<ClusterId>,
-    /// Whether nothing is sent to hosts: it is a copy that was brought back, and nobody has released it.
+    /// Whether nothing is sent to hosts: the store was restored from a backup and has not been released.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
-    /// How often a copy was brought back in the place of the store. New VNIs are even or odd with it.
+    /// How many times the store was restored. New VNIs have the same parity.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub restores: u32,
-    /// A change that has reached some hosts, and not yet the others.
+    /// The current rollout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
 }
 
 impl Meta {
-    /// The last commit, in this term.
+    /// The last commit, in this epoch.
     pub fn revision(&self) -> Revision {
         Revision { epoch: self.epoch, number: self.number }
     }
@@ -89,25 +89,25 @@ impl Default for Meta {
     }
 }
 
-/// What happens by itself when its time has come.
+/// A deadline.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Due {
     /// A request expires, or the record of an ended peering is forgotten.
     Peering(PeeringId),
-    /// What an account in arrear pays for is deleted.
+    /// The peerings of an account in arrear are deleted.
     Arrear(AccountId),
     /// A host's maintenance window begins or ends.
     Window(HostId),
-    /// A client token may be used again.
+    /// A client token can be reused.
     Token(TokenKey),
-    /// A signature is too old to be used again.
+    /// A signature is too old to be replayed.
     Signature(String),
-    /// What was done is more than an hour ago.
+    /// A counted action is more than an hour ago.
     Hourly(HourlyKey),
 }
 
-/// Everything that the controller knows for certain. A copy costs nothing to speak of: it shares everything with the state that it
-/// was made of, until one of them is changed, and then all but what is changed.
+/// All records. A copy costs next to nothing: it shares everything with the original until one of them is changed, and then all
+/// but the changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
     meta: Meta,
@@ -121,7 +121,7 @@ pub struct State {
     tokens_of_account: OrdMap<AccountId, usize>,
     webhooks: Records<String, Webhook>,
     hourly: Records<HourlyKey, Hourly>,
-    /// Peerings that are over, by the account of the initiator, with when they are forgotten.
+    /// Ended peerings, by the account of the initiator and when they are forgotten.
     ended: OrdMap<AccountId, OrdSet<(u64, PeeringId)>>,
     signatures: OrdMap<String, u64>,
     retiring: OrdSet<HostId>,
@@ -130,15 +130,15 @@ pub struct State {
     /// By whether these are IPv4.
     hosts_by_family: Links<bool, HostId>,
     vpcs_of_account: Links<AccountId, VpcId>,
-    /// By CIDRs that are as large as those which are drawn for VPCs.
+    /// IPv6 CIDRs of VPCs by /48, the size of those that are assigned.
     sites: Links<IpNet, VpcId>,
     ports_of_vpc: Links<VpcId, PortKey>,
-    /// Ended ones are not among them.
+    /// Without ended ones.
     peerings_of_vpc: Links<VpcId, PeeringId>,
     peerings_of_account: Links<AccountId, PeeringId>,
     /// Live peerings by the account and region of the initiator, and by name.
     names: OrdMap<(AccountId, RegionId), OrdMap<String, PeeringId>>,
-    /// Peerings between regions that are not over.
+    /// Peerings between regions that have not ended.
     cross_region: OrdSet<PeeringId>,
     unsettled: OrdSet<PeeringId>,
     /// The same by the hosts that have to confirm them.
@@ -148,14 +148,14 @@ pub struct State {
     due: OrdSet<(u64, Due)>,
 }
 
-/// What an account is recognised by.
+/// A credential of an account.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Credential {
     AccessKey(String),
     TokenHash(String),
 }
 
-/// Not behind any port of a host.
+/// A key before those of all ports of a host.
 fn first_port(host: &HostId) -> PortKey {
     PortKey { host: host.clone(), interface: "!".parse().expect("the first printable character") }
 }
@@ -165,13 +165,13 @@ fn credentials(account: &Account) -> impl Iterator<Item = Credential> {
     keys.chain(account.tokens.values().cloned().map(Credential::TokenHash))
 }
 
-/// What of a VPC's may be in the way of a CIDR that is drawn: an IPv6 /48.
+/// The CIDRs of a VPC that can conflict with an assigned IPv6 /48.
 fn sites(vpc: &Vpc) -> impl Iterator<Item = &IpNet> {
     vpc.cidrs.iter().filter(|cidr| matches!(cidr, IpNet::V6(_)) && cidr.prefix_len() == 48)
 }
 
 impl State {
-    /// Carries a change out.
+    /// Applies a change.
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Region(id, value) => drop(self.regions.set(id, value)),
@@ -181,7 +181,7 @@ impl State {
                 } else {
                     self.retiring.remove(&id);
                 }
-                // Addresses of those that are gone are free.
+                // Addresses of removed hosts are free.
                 let new = value.as_ref().filter(|host| !host.dead).map(|host| host.underlay);
                 let due_ms = |host: &Host| host.window.map(|window| window.due_ms());
                 let (new_due_ms, old_due_ms) = (value.as_ref().and_then(due_ms), self.hosts.get(&id).and_then(due_ms));
@@ -391,12 +391,12 @@ impl State {
         self.ports_of_vpc.next_of(vpc, first_port(host)).is_some_and(|key| key.host == *host)
     }
 
-    /// The counters.
+    /// The record that exists once.
     pub fn meta(&self) -> Meta {
         self.meta
     }
 
-    /// Where events are sent to.
+    /// The webhooks.
     pub fn webhooks(&self) -> &Records<String, Webhook> {
         &self.webhooks
     }
@@ -411,8 +411,8 @@ impl State {
         &self.hosts
     }
 
-    /// The hosts that have the last four bytes of a VTEP address in common with it, and one, if there is one, whose VTEP
-    /// address is of the other family; not the host itself, and none that was removed as dead.
+    /// The hosts whose VTEP addresses end in the same four bytes, and one, if there is one, whose VTEP
+    /// address is of the other family; without the host itself, and those removed as dead.
     pub fn hosts_beside(&self, host: &Host) -> impl Iterator<Item = &Host> {
         let (id, vtep) = (host.id.clone(), host.underlay);
         let alike = self.hosts_by_mac.of(&mac(vtep));
@@ -451,7 +451,7 @@ impl State {
         &self.ports
     }
 
-    /// The peerings, with those that drain and those that are over.
+    /// The peerings, including draining and ended ones.
     pub fn peerings(&self) -> &Records<PeeringId, Peering> {
         &self.peerings
     }
@@ -471,7 +471,7 @@ impl State {
         self.ports.range(first_port(host)..).map(|(_, port)| port).take_while(move |port| port.key.host == *host)
     }
 
-    /// The peerings in which an account has a side, with those that are over for it.
+    /// The peerings in which an account has a side, including ended ones.
     pub fn peerings_of_account(&self, account: &AccountId) -> impl Iterator<Item = &Peering> {
         self.peerings_of_account.of(account).map(|id| &self.peerings[id])
     }
@@ -486,59 +486,59 @@ impl State {
         self.tokens_of_account.get(account).copied().unwrap_or_default()
     }
 
-    /// How many records there are of peerings of an initiator that are over.
+    /// The number of records of ended peerings of an initiator.
     pub(super) fn count_ended(&self, initiator: &AccountId) -> usize {
         self.ended.get(initiator).map_or(0, OrdSet::len)
     }
 
-    /// The peerings of an initiator that are over, beginning with the one that will be forgotten first.
+    /// The ended peerings of an initiator, the next one to be forgotten first.
     pub(super) fn ended_of(&self, initiator: &AccountId) -> impl Iterator<Item = &Peering> {
         self.ended.get(initiator).into_iter().flatten().map(|(_, id)| &self.peerings[id])
     }
 
-    /// How often something was done within the last hour.
+    /// Counts of actions within the last hour.
     pub fn hourly(&self) -> &Records<HourlyKey, Hourly> {
         &self.hourly
     }
 
-    /// How often an account has sent requests to others within the last hour.
+    /// Counts of requests of an account to others within the last hour.
     pub fn hourly_of(&self, account: &AccountId) -> impl Iterator<Item = (&HourlyKey, &Hourly)> {
         let (account, first) = (account.clone(), HourlyKey::bandwidth_changes(account));
         let own = self.hourly.range(first..).take_while(move |(key, _)| key.account == account);
         own.filter(|(key, _)| key.receiver.is_some())
     }
 
-    /// What a client token was used for.
+    /// The use of a client token.
     pub fn token(&self, key: &TokenKey) -> Option<&TokenUse> {
         self.tokens.get(key)
     }
 
-    /// Until when a request with this signature could be sent again, if one was carried out.
+    /// Until when a request with this signature could be replayed, if it was executed.
     pub fn signature(&self, signature: &str) -> Option<u64> {
         self.signatures.get(signature).copied()
     }
 
-    /// Whether a request with this signature was carried out.
+    /// Whether a request with this signature was executed.
     pub fn has_signature(&self, signature: &str) -> bool {
         self.signatures.contains_key(signature)
     }
 
-    /// What happens next by itself, if its time has come.
+    /// The next deadline, if it has passed.
     pub fn next_due(&self, now_ms: u64) -> Option<&Due> {
         self.due.get_min().filter(|(time_ms, _)| *time_ms <= now_ms).map(|(_, due)| due)
     }
 
-    /// Everything that happens by itself and whose time has come, in the order of its times.
+    /// All deadlines that have passed, in order.
     pub fn all_due(&self, now_ms: u64) -> impl Iterator<Item = &Due> {
         self.due.iter().take_while(move |(time_ms, _)| *time_ms <= now_ms).map(|(_, due)| due)
     }
 
-    /// The hosts that were removed from the inventory and have not confirmed yet that nothing is left on them.
+    /// The hosts that were removed from the inventory and have not confirmed their cleanup yet.
     pub fn retiring(&self) -> impl Iterator<Item = &Host> {
         self.retiring.iter().map(|id| &self.hosts[id])
     }
 
-    /// The peerings of a VPC that are not over, with those that drain.
+    /// The peerings of a VPC that have not ended, including draining ones.
     pub fn peerings_of(&self, vpc: &VpcId) -> impl Iterator<Item = &Peering> {
         self.peerings_of_vpc.of(vpc).map(|id| &self.peerings[id])
     }
@@ -548,7 +548,7 @@ impl State {
         self.unsettled.iter().map(|id| &self.peerings[id])
     }
 
-    /// The peerings between regions that are not over.
+    /// The peerings between regions that have not ended.
     pub fn cross_region(&self) -> impl Iterator<Item = &Peering> {
         self.cross_region.iter().map(|id| &self.peerings[id])
     }
@@ -563,7 +563,7 @@ impl State {
         self.ports_of(vpc).map(|port| port.key.host.clone()).collect()
     }
 
-    /// The hosts that a peering concerns: those that must have it, or had it.
+    /// The hosts that a peering concerns: those that should have it, or had it.
     pub fn hosts_concerned(&self, peering: &Peering) -> BTreeSet<HostId> {
         match &peering.state {
             PeeringState::Draining { hosts } | PeeringState::Suspended { hosts } => hosts.iter().cloned().collect(),
@@ -589,7 +589,7 @@ impl State {
         self.vnis.contains(&vni)
     }
 
-    /// The revision of what a host must have.
+    /// The revision of a host's configuration.
     pub fn revision_of(&self, host: &Host) -> Revision {
         Revision { epoch: self.meta.epoch, number: host.config_number }
     }

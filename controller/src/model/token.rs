@@ -1,8 +1,8 @@
-//! Client tokens (`clientToken`): the same request does nothing twice, another one under the same token is refused.
+//! Client tokens (`clientToken`): a repeated request has no further effect, a different one with the same token is refused.
 //!
-//! What a token was used for is stored, and an honest retry may come after an upgrade. So the words below are a stored form of
-//! their own: they do not follow the names of fields in this program, and what is added to a command is left out where it is not
-//! given.
+//! The use of a token is stored, and a retry may come after an upgrade. So the words below are a stored form of
+//! their own: they do not follow the names of fields in this program, and fields that are added to a command are left out unless
+//! they are set.
 
 use super::{
     Actor, Code, Command, CommandError, peering,
@@ -28,7 +28,7 @@ struct Which<'a, Id> {
     id: &'a Id,
 }
 
-/// What was asked under a token, in order and words as they are stored.
+/// A command in its stored form and order.
 #[derive(Serialize)]
 enum Words<'a> {
     #[serde(rename = "CreatePeering")]
@@ -145,7 +145,7 @@ enum Words<'a> {
 }
 
 impl<'a> Words<'a> {
-    /// Of what leads to something that a token can stand for.
+    /// None for commands without a result that a token can stand for.
     fn of(command: &'a Command) -> Option<Self> {
         fn peering(which: &peering::Locator) -> Which<'_, PeeringId> {
             Which { region: which.region.as_ref(), id: &which.id }
@@ -224,17 +224,17 @@ impl<'a> Words<'a> {
     }
 }
 
-/// What a client token stands for: what was asked, or of a long one its SHA-256. Empty for what no token stands for.
+/// The stored form of a command; of a long one its SHA-256. Empty for commands that take no token.
 pub(super) fn words(command: &Command) -> String {
     const LONG: usize = 1024;
     let words = Words::of(command).and_then(|words| serde_json::to_string(&words).ok()).unwrap_or_default();
     if words.len() <= LONG { words } else { format!("sha256:{}", hex(&sha256(words.as_bytes()))) }
 }
 
-/// What a client token led to and is not there any more for the account that asked; none while it is.
+/// What a client token resulted in, if the account no longer has it.
 pub(super) fn gone(state: &State, command: &Command, result: &Made, actor: &Actor) -> Option<String> {
     match (result, command) {
-        // To have rejected a request is the result, and that is so for good.
+        // The result is the rejection, which is final.
         (_, Command::RejectPeering(_)) => None,
         (Made::Peering(id), _) => {
             let sees = |peering: &Peering| {
@@ -271,9 +271,9 @@ mod tests {
     use super::*;
     use crate::model::prefixes::{PrefixLists, SetPrefixes};
 
-    /// Stored by releases before this one: an honest retry must find the same.
+    /// Stored by releases before this one: a retry must find the same.
     #[test]
-    fn what_a_token_stands_for_is_said_in_the_words_of_earlier_releases() {
+    fn the_stored_form_of_a_command_is_that_of_earlier_releases() {
         let region: RegionId = "north".parse().unwrap();
         let peering = peering::Locator { region: Some(region.clone()), id: "vpcpr-0a1b2c3d4e".parse().unwrap() };
         let vpc = vpc::Locator { region: None, id: "vpc-a".parse().unwrap() };

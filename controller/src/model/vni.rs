@@ -1,4 +1,4 @@
-//! Which VNI a new VPC or side gets.
+//! Allocation of VNIs.
 
 use super::{Code, CommandError, Context, Transaction};
 use cps_peering_config::net::Vni;
@@ -6,11 +6,11 @@ use cps_peering_config::net::Vni;
 /// How many are drawn before the next free one is looked for.
 const DRAWS: usize = 32;
 
-/// A free VNI. It is drawn: whoever knows others cannot tell it, and one that became free is hardly given away soon again.
-/// VNIs of sides that hosts may still have are not free, nor is the one that was given away just before, if any.
+/// A free VNI. It is random: it cannot be predicted from others, and one that became free is unlikely to be reused soon.
+/// VNIs of sides that hosts may still have are not free, nor is the one that was allocated just before, if any.
 ///
-/// After a copy was brought back, hosts that cannot be reached may have VNIs that were given away since it was made. So they are
-/// drawn among the even ones, and after a restore among the odd ones, and so on by turns; as long as there are any.
+/// After a restore, hosts that cannot be reached may have VNIs that were allocated after the backup. So VNIs are even
+/// at first, odd after a restore, and so on alternately, as long as there are any.
 pub(super) fn allocate(
     tx: &Transaction<'_>,
     context: &mut Context<'_>,
@@ -25,13 +25,13 @@ pub(super) fn allocate(
     })
 }
 
-/// A VNI that is not taken; none where `taken` of them are all that there are.
+/// A VNI that is not taken; none if all are.
 fn pick(draw: &mut dyn FnMut() -> Vni, taken: usize, is_taken: impl Fn(Vni) -> bool) -> Option<Vni> {
     if taken >= Vni::MAX.get() as usize {
         return None;
     }
     let drawn = (0..DRAWS).map(|_| draw()).find(|vni| !is_taken(*vni));
-    // When nearly all are taken, the next one upwards.
+    // If nearly all are taken, the next one upwards.
     drawn.or_else(|| {
         let mut vni = draw();
         for _ in 0..Vni::MAX.get() {
@@ -44,10 +44,10 @@ fn pick(draw: &mut dyn FnMut() -> Vni, taken: usize, is_taken: impl Fn(Vni) -> b
     })
 }
 
-/// The VNI, or the one beside it that is even after an even number of restores and odd after an odd one.
+/// The VNI or its neighbour: even after an even number of restores, odd after an odd one.
 fn in_turn(vni: Vni, restores: u32) -> Vni {
     let turned = vni.get() & !1 | restores & 1;
-    // 0 is none.
+    // 0 is not a VNI.
     Vni::try_from(if turned == 0 { 2 } else { turned }).unwrap_or(vni)
 }
 

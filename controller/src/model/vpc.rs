@@ -20,13 +20,13 @@ use std::net::Ipv6Addr;
 
 /// The longest name, in characters.
 pub const MAX_NAME: usize = 60;
-/// Of how many VPCs and secondary CIDRs of an account it is known that it has deleted them: the last ones.
+/// How many deleted VPCs and secondary CIDRs of an account are remembered: the last ones.
 const MAX_DELETED: usize = 500;
 
-/// Which VPC a command is about.
+/// The VPC that a command is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Locator {
-    /// The region that it must be in; none for operators, who need not say.
+    /// The region that it must be in; none for operators, who need not name it.
     pub region: Option<RegionId>,
     /// The VPC.
     pub id: VpcId,
@@ -35,22 +35,22 @@ pub struct Locator {
 /// Request to create a VPC.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Create {
-    /// Whose it will be.
+    /// Its account.
     pub account: AccountId,
-    /// Where it will be.
+    /// Its region.
     pub region: RegionId,
     /// Its name.
     pub name: String,
-    /// What its owner says about it.
+    /// Its owner's description.
     pub description: String,
     /// Its first CIDR.
     pub cidr: IpNet,
-    /// Whether it gets an IPv6 CIDR, too: a /48 of unique local addresses that no other VPC has.
+    /// Whether it also gets an IPv6 CIDR: a /48 of unique local addresses that no other VPC has.
     pub ipv6: bool,
 }
 
 impl Create {
-    /// What can be checked without knowing anything else.
+    /// Checks that need no state.
     pub(super) fn check_texts(&self) -> Result<(), CommandError> {
         check_name(&self.name)?;
         peering::check_description(&self.description)
@@ -64,15 +64,15 @@ pub struct Modify {
     pub which: Locator,
     /// Its name.
     pub name: Option<String>,
-    /// What its owner says about it.
+    /// Its owner's description.
     pub description: Option<String>,
-    /// Whether its account has to end the protection before it can delete it.
+    /// Deletion protection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protected: Option<bool>,
 }
 
 impl Modify {
-    /// Whether it does nothing but make a deletion possible.
+    /// Whether it only makes a deletion possible.
     pub(super) fn only_ends_protection(&self) -> bool {
         let Self { which: _, name, description, protected } = self;
         *protected == Some(false) && name.is_none() && description.is_none()
@@ -87,10 +87,10 @@ impl Modify {
     }
 }
 
-/// A CIDR that comes or goes.
+/// A CIDR to add or remove.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Cidr {
-    /// Of which VPC.
+    /// The VPC.
     pub which: Locator,
     /// The CIDR.
     pub cidr: IpNet,
@@ -104,7 +104,7 @@ fn find(state: &State, which: &Locator, context: &Context<'_>) -> Result<Vpc, Co
     state.vpcs().get(&which.id).filter(legal).cloned().ok_or_else(missing)
 }
 
-/// Refuses what cannot be the name of a VPC.
+/// Refuses invalid names of VPCs.
 pub(super) fn check_name(name: &str) -> Result<(), CommandError> {
     let refused =
         |error: InvalidText| CommandError::one(Code::InvalidArgument, "name", error.to_string(), "InvalidName");
@@ -118,7 +118,7 @@ fn check_cidrs(cidrs: &[IpNet]) -> Result<(), CommandError> {
     }
 }
 
-/// Unique local addresses (RFC 4193) for a VPC. They are drawn as its VNI is, and do not tell it: everybody sees them.
+/// Unique local addresses (RFC 4193) for a VPC. They are random like its VNI, and do not reveal it: everyone sees them.
 fn unique_local(state: &State, drawn: Vni) -> IpNet {
     let net = |vni: Vni| -> IpNet {
         let vni = vni.get();
@@ -133,7 +133,7 @@ fn unique_local(state: &State, drawn: Vni) -> IpNet {
     net(vni)
 }
 
-/// Makes a VPC.
+/// Creates a VPC.
 pub fn create(tx: &mut Transaction<'_>, wish: &Create, context: &mut Context<'_>) -> Result<VpcId, CommandError> {
     wish.check_texts()?;
     check_cidrs(&[wish.cidr])?;
@@ -164,7 +164,7 @@ pub fn create(tx: &mut Transaction<'_>, wish: &Create, context: &mut Context<'_>
     Ok(id)
 }
 
-/// Changes what the owner says about a VPC.
+/// Changes the owner's texts and deletion protection of a VPC.
 pub fn modify(tx: &mut Transaction<'_>, modify: &Modify, context: &mut Context<'_>) -> Result<VpcId, CommandError> {
     let mut vpc = find(tx.state, &modify.which, context)?;
     if let Some(name) = modify.name.as_ref().filter(|name| **name != vpc.name) {
@@ -193,7 +193,7 @@ pub fn add_cidr(tx: &mut Transaction<'_>, add: &Cidr, context: &mut Context<'_>)
     Ok(vpc.id)
 }
 
-/// Takes a CIDR away, unless it is the first one or ports need it.
+/// Removes a CIDR, unless it is the first one or ports need it.
 pub fn remove_cidr(tx: &mut Transaction<'_>, remove: &Cidr, context: &mut Context<'_>) -> Result<VpcId, CommandError> {
     let mut vpc = find(tx.state, &remove.which, context)?;
     let place = vpc.cidrs.iter().position(|cidr| *cidr == remove.cidr);
@@ -218,7 +218,7 @@ pub fn remove_cidr(tx: &mut Transaction<'_>, remove: &Cidr, context: &mut Contex
     Ok(vpc.id)
 }
 
-/// Removes a VPC that nothing needs (L10). Requests of others to be peered with it are rejected: strangers must not hold it.
+/// Deletes an unused VPC (L10). Other accounts' requests to it are rejected: they must not keep it from being deleted.
 pub fn delete(tx: &mut Transaction<'_>, which: &Locator, context: &mut Context<'_>) -> Result<(), CommandError> {
     let vpc = match find(tx.state, which, context) {
         Err(_) if was_deleted(tx.state, which, context) => return Ok(()),
@@ -236,20 +236,20 @@ pub fn delete(tx: &mut Transaction<'_>, which: &Locator, context: &mut Context<'
     Ok(())
 }
 
-/// Takes a VPC away that nothing needs.
+/// Removes an unused VPC.
 pub(super) fn forget(tx: &mut Transaction<'_>, vpc: &Vpc, context: &Context<'_>) {
     tx.change(Change::Vpc(vpc.id.clone(), None));
     note_deleted(tx, vpc, vpc.id.to_string(), context);
 }
 
-/// Under what it is noted that a CIDR was there.
+/// The key that records a deleted CIDR.
 pub fn cidr_key(vpc: &VpcId, cidr: &IpNet) -> String {
     format!("{vpc} {cidr}")
 }
 
-/// Notes that an account had something, so that to delete it again is no error.
+/// Records that an account had an object, so that deleting it again is no error.
 fn note_deleted(tx: &mut Transaction<'_>, vpc: &Vpc, key: String, context: &Context<'_>) {
-    // One that is only mentioned by VPCs has nobody who could ask.
+    // An account that is only mentioned by VPCs has no credentials to ask with.
     let Some(mut account) = tx.state.accounts().get(&vpc.account).cloned() else { return };
     account.deleted.retain(|_, it| it.forget_ms > context.now_ms);
     while account.deleted.len() >= MAX_DELETED
@@ -290,7 +290,7 @@ mod tests {
         }
     }
 
-    /// C10: what one asks for does not cost the more the more others have.
+    /// C10: the cost of a request does not grow with what others have.
     #[test]
     fn a_cidr_that_is_drawn_is_nobodys_and_found_fast() {
         let mut state = State::default();
@@ -310,7 +310,7 @@ mod tests {
         assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
         state.apply(Change::Vpc("v7".parse().unwrap(), None));
         assert_eq!(unique_local(&state, 5.try_into().unwrap()), "fd43:5000:7::/48".parse().unwrap());
-        // One that an account has chosen itself is in the way, too.
+        // One that an account has chosen itself conflicts, too.
         let own = vpc(7, vec!["10.0.0.0/16".parse().unwrap(), "fd43:5000:7::/48".parse().unwrap()]);
         state.apply(Change::Vpc(own.id.clone(), Some(own)));
         assert_eq!(unique_local(&state, 5.try_into().unwrap()), "fd43:5000:4e21::/48".parse().unwrap());

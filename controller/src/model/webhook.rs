@@ -1,4 +1,4 @@
-//! Rules of webhooks: where an account, or who runs the cloud, wants to be sent what happens.
+//! Rules of webhooks: the URLs to which events of an account, or of operators, are sent.
 
 use super::{
     Actor, Code, CommandError, Context, Transaction,
@@ -14,11 +14,11 @@ use std::collections::BTreeSet;
 
 /// The longest URL, in bytes.
 pub const MAX_URL: usize = 512;
-/// The most types that are chosen.
+/// The most event types that can be selected.
 const MAX_TYPES: usize = 64;
 /// The most webhooks of an account in a region, and of operators.
 pub const MAX_OF_OWNER: usize = 10;
-/// The most webhooks of all accounts together. An account has no more of them, in all regions, than are left for others.
+/// The most webhooks of all accounts together. An account has no more of them, in all regions, than remain for others.
 pub const MAX_OF_ALL: usize = 2000;
 
 /// A change of a webhook.
@@ -26,43 +26,43 @@ pub const MAX_OF_ALL: usize = 2000;
 pub struct Change {
     /// Its id.
     pub id: String,
-    /// The account, and the region in which it is told what happens; none for operators.
+    /// The account, and the region whose events are sent; none for operators.
     pub owner: Option<(AccountId, RegionId)>,
     /// What changes.
     pub what: What,
 }
 
-/// What changes of a webhook.
+/// A change of a webhook.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum What {
-    /// It is a new one.
+    /// Create it.
     Create {
-        /// Where to.
+        /// Its URL.
         #[serde(serialize_with = "host_of")]
         url: String,
-        /// Which types of events; all where there are none.
+        /// The types of events; empty for all.
         types: BTreeSet<String>,
-        /// What requests are signed with. Not for the audit trail.
+        /// The secret that requests are signed with. Not for the audit trail.
         #[serde(skip)]
         secret: SealedKey,
-        /// Behind which event it begins.
+        /// The event after which it begins.
         after: String,
     },
-    /// What is named becomes another.
+    /// Change the fields that are given.
     Modify {
-        /// Where to.
+        /// Its URL.
         #[serde(serialize_with = "host_of_changed")]
         url: Option<String>,
-        /// Which types of events; all where there are none.
+        /// The types of events; empty for all.
         types: Option<BTreeSet<String>>,
-        /// Whether anything is sent.
+        /// Whether events are sent.
         enabled: Option<bool>,
     },
-    /// It goes.
+    /// Delete it.
     Delete,
 }
 
-/// What the trail says of a URL: with many services whoever knows all of it may send.
+/// The part of a URL for the audit trail: with many services, knowing the whole URL suffices to send.
 fn host_of<S: Serializer>(url: &str, to: S) -> Result<S::Ok, S::Error> {
     let path = url.find("://").and_then(|at| url[at + 3..].find(['/', '?', '#']).map(|end| at + 3 + end));
     to.serialize_str(&path.map_or_else(|| url.to_owned(), |end| format!("{}/…", &url[..end])))
@@ -77,7 +77,7 @@ fn host_of_changed<S: Serializer>(url: &Option<String>, to: S) -> Result<S::Ok, 
 }
 
 impl Change {
-    /// What no rule would allow, before anything else looks at it.
+    /// Refuses invalid values, before anything else looks at them.
     pub(super) fn check_texts(&self) -> Result<(), CommandError> {
         let (url, types) = match &self.what {
             What::Create { url, types, .. } => (Some(url), Some(types)),
@@ -87,13 +87,13 @@ impl Change {
         if let Some(url) = url.filter(|url| url.len() > MAX_URL) {
             return CommandError::invalid(
                 "url",
-                format!("it has {} bytes, and may have {MAX_URL}", url.len()),
+                format!("{} bytes: at most {MAX_URL} are allowed", url.len()),
                 "InvalidWebhookUrl",
             );
         }
         for kind in types.into_iter().flatten() {
             if !super::event_types::TYPES.iter().any(|(known, _)| known == kind) {
-                let rule = format!("{} is no type of events", text::quote(kind));
+                let rule = format!("{} is not an event type", text::quote(kind));
                 return CommandError::invalid("types", rule, "InvalidEventType");
             }
             if self.owner.is_some() && kind.starts_with("host.") {
@@ -101,19 +101,19 @@ impl Change {
             }
         }
         if types.is_some_and(|types| types.len() > MAX_TYPES) {
-            return CommandError::invalid("types", format!("there may be {MAX_TYPES}"), "InvalidEventType");
+            return CommandError::invalid("types", format!("at most {MAX_TYPES} are allowed"), "InvalidEventType");
         }
         Ok(())
     }
 }
 
-/// Whether there may be one more, where accounts may have `most` together.
+/// Checks that there can be one more, given that accounts can have `most` together.
 fn check_count(state: &State, owner: Option<&(AccountId, RegionId)>, most: usize) -> Result<(), CommandError> {
     let count = |which: &dyn Fn(&Webhook) -> bool| state.webhooks().values().filter(|it| which(it)).count();
     let refuse = |rule| Err(CommandError::one(Code::QuotaExceeded, "webhooks", rule, "WebhookLimitExceeded"));
     let own = count(&|webhook| webhook.owner.as_ref() == owner);
     if own >= MAX_OF_OWNER {
-        return refuse(format!("there are {own} webhooks, and there may be {MAX_OF_OWNER}: delete one"));
+        return refuse(format!("there are {own} webhooks, and at most {MAX_OF_OWNER} are allowed: delete one"));
     }
     let Some((account, _)) = owner else { return Ok(()) };
     let of = |webhook: &Webhook| webhook.owner.as_ref().map(|(account, _)| account.clone());
@@ -127,7 +127,7 @@ fn check_count(state: &State, owner: Option<&(AccountId, RegionId)>, most: usize
     Ok(())
 }
 
-/// Changes a webhook. Of those of others nobody knows whether they are there.
+/// Changes a webhook. Whether others' webhooks exist is not disclosed.
 pub fn change(tx: &mut Transaction<'_>, change: &Change, context: &mut Context<'_>) -> Result<(), CommandError> {
     let allowed = match (&context.actor, &change.owner) {
         (Actor::Account(own), Some((account, _))) => own == account,

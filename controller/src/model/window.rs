@@ -1,5 +1,5 @@
-//! Maintenance windows of hosts. They begin and end by themselves, on confirmed time: a clock jump begins and ends none before an operator has
-//! confirmed it.
+//! Maintenance windows of hosts. They begin and end by themselves, by confirmed time: a clock jump begins and ends none before it is
+//! confirmed.
 
 use super::{
     Code, CommandError, Leap, Transaction,
@@ -34,7 +34,7 @@ pub enum Ends {
     /// At this time, in milliseconds since 1970-01-01 UTC.
     #[serde(serialize_with = "at_time")]
     At(u64),
-    /// So many seconds after it begins.
+    /// This many seconds after it begins.
     AfterS(u64),
 }
 
@@ -82,7 +82,7 @@ impl WindowRequest {
     }
 }
 
-/// How a window is shown among what a command has changed.
+/// A window in the list of changes.
 fn shown(window: Option<Window>) -> Value {
     window.map_or(Value::Null, |it| json!({ "from": timestamp(it.from_ms), "until": timestamp(it.until_ms) }))
 }
@@ -104,7 +104,7 @@ pub(super) fn set(
     Ok(vec![Difference { kind: "host", id, action: Action::Update, fields: vec![field], stops_traffic: false }])
 }
 
-/// A host's window begins, or ends, because it is time.
+/// A host's window begins or ends at its deadline.
 pub(super) fn turn(tx: &mut Transaction<'_>, id: &HostId) {
     let Some(host) = tx.state.hosts().get(id).cloned() else { return };
     let window = host.window.filter(|it| !it.begun).map(|it| Window { begun: true, ..it });
@@ -128,7 +128,7 @@ pub(super) fn confirm_clock(
         }
         Window { from_ms: moved(before.from_ms), until_ms: moved(before.until_ms), ..before }
     } else {
-        // What begins is seen by what is due. What has begun by a clock that was ahead has not.
+        // Deadlines handle what begins now. What has begun by a clock that was ahead has not begun.
         Window { begun: before.begun && before.from_ms <= moved(now_ms), ..before }
     };
     if window != before {

@@ -1,7 +1,7 @@
-//! Why one address reaches another, or does not: what the model says, and then what the hosts at both ends say of their kernels.
+//! Why one address reaches another, or does not: first by the model, then by the kernels of the hosts at both ends.
 //!
-//! Pure. [`survey()`] walks the model and says which hosts are to be asked what; [`Survey::with`] puts their answers in order, as far
-//! as the viewer may see them (rule L11): an account sees its own side, without what belongs to the cloud's infrastructure, and of
+//! Pure. [`survey()`] walks the model and returns the requests to hosts; [`Survey::with`] orders their answers, as far
+//! as the viewer can see them (rule L11): an account sees its own side, without the cloud's infrastructure, and of
 //! another account's side only whether it stops packets.
 
 mod probe;
@@ -23,20 +23,20 @@ use serde::Serialize;
 use std::net::IpAddr;
 use utoipa::ToSchema;
 
-/// What somebody wants to know.
+/// A query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathQuery {
     /// The source of the packets.
     pub source: IpAddr,
     /// The destination.
     pub destination: IpAddr,
-    /// The VPC of the source, where it is said.
+    /// The VPC of the source, if given.
     pub vpc: Option<VpcId>,
     /// The region of the source's VPC; none for any.
     pub region: Option<RegionId>,
-    /// The IP protocol, where one is meant.
+    /// The IP protocol, if given.
     pub protocol: Option<u8>,
-    /// The destination port, where one is meant.
+    /// The destination port, if given.
     pub port: Option<u16>,
     /// Whether real packets are to be sent, too.
     pub probe: bool,
@@ -50,7 +50,7 @@ pub enum StepVerdict {
     Ok,
     /// Packets pass, but it is not as the configuration says.
     Differs,
-    /// Nobody can tell, for instance because a host does not answer.
+    /// It cannot be determined, for instance because a host does not answer.
     Unknown,
     /// Packets do not pass.
     Stops,
@@ -85,7 +85,7 @@ pub enum FixableBy {
     Caller,
     /// The account of the other side.
     Peer,
-    /// Who runs the cloud.
+    /// An operator of the cloud.
     Operator,
 }
 
@@ -117,7 +117,7 @@ pub struct Step {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub host: Option<HostId>,
-    /// How it is.
+    /// The verdict.
     pub verdict: StepVerdict,
     /// The object; for operators that of the kernel.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -137,7 +137,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// A step at which all is well.
+    /// A step without problems.
     fn ok(step: &str, object: impl Into<String>) -> Self {
         Self {
             step: step.to_owned(),
@@ -154,7 +154,7 @@ impl Step {
         }
     }
 
-    /// One at which something is wrong.
+    /// A step with a problem.
     fn wrong(
         step: &str,
         verdict: StepVerdict,
@@ -197,34 +197,34 @@ pub struct Path {
     pub probe: Option<Probe>,
 }
 
-/// One end of a path, and the host that is to be asked about it.
+/// One end of a path, and the host to ask about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct End {
-    /// Whose VPC it is.
+    /// The account of its VPC.
     pub account: AccountId,
     /// The host with the port.
     pub host: HostId,
     /// The URL of its agent.
     pub agent: String,
-    /// What it is asked.
+    /// The request.
     pub query: TraceQuery,
-    /// The configuration that it must have, from when it is asked on.
+    /// The configuration that it should have by the time it is asked.
     pub revision: Revision,
-    /// Whether nothing is pushed to it.
+    /// Whether pushes to it are paused or held back.
     pub paused: bool,
 }
 
-/// What a host was heard to say.
+/// The answer of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heard {
     /// Its answer.
     pub answer: Answer,
-    /// The newest configuration that there was for it when the answer came.
+    /// The newest configuration for it when the answer arrived.
     pub newest: Revision,
 }
 
 impl Survey {
-    /// The whole path, with what the hosts at both ends have answered.
+    /// The whole path, with the answers of the hosts at both ends.
     pub fn with(self, answers: Option<[Heard; 2]>, viewer: Option<&AccountId>) -> Path {
         let mut steps = self.steps;
         let asked = answers.is_some();
@@ -240,7 +240,7 @@ impl Survey {
                 }
             }
             let destination = told(destination, far);
-            // Of another's side nothing is told but this, so also not which way it is that it stops.
+            // Nothing else is disclosed of another account's side, so neither is the direction that it stops.
             let all = || destination.iter().flatten().map(|fact| fact.verdict);
             let verdict = if self.unserved { Verdict::Stops } else { all().max().unwrap_or(Verdict::Unknown) };
             let [peer_forward, peer_return] = peers(verdict);
@@ -288,7 +288,7 @@ impl Path {
         let reaches = match (stops, unknown) {
             (Some(_), _) => Some(false),
             (None, None) if asked => Some(true),
-            // Whom nobody has asked has not said that all is well.
+            // Without answers from hosts, it is unknown whether all is well.
             (None, _) => None,
         };
         let first_wrong = stops.or(unknown).or_else(|| first(StepVerdict::Differs));
@@ -296,7 +296,7 @@ impl Path {
     }
 }
 
-/// What a host says of what its end sends and takes in, or why that is not known.
+/// The facts that a host reports about its end, for packets that it sends and receives, or why they are unknown.
 fn told(heard: Heard, end: &End) -> [Vec<Fact>; 2] {
     let Heard { answer, newest } = heard;
     let host = |verdict, observed: String, reason: String| Fact {
@@ -314,7 +314,7 @@ fn told(heard: Heard, end: &End) -> [Vec<Fact>; 2] {
     match answer {
         Answer::Failed(why) => unknown(&format!("the host of the port does not answer: {why}")),
         Answer::Refused(why) => unknown(&format!("the agent of the host refuses to answer: {why}")),
-        Answer::Unknown => unknown("the agent of the host is of a version that cannot be asked: upgrade it"),
+        Answer::Unknown => unknown("the host's agent is too old to trace paths: upgrade it"),
         Answer::Told(told) => {
             let known = host(Verdict::Ok, "answers".to_owned(), String::new());
             let have = || told.revision.map_or("no configuration".to_owned(), |it| format!("configuration {it}"));
@@ -330,7 +330,7 @@ fn told(heard: Heard, end: &End) -> [Vec<Fact>; 2] {
                 };
                 Fact {
                     expected: Some(format!("configuration {}", end.revision)),
-                    ..host(Verdict::Differs, have(), format!("the host has not got the newest configuration: {why}"))
+                    ..host(Verdict::Differs, have(), format!("the host does not have the newest configuration: {why}"))
                 }
             } else {
                 known
@@ -338,9 +338,9 @@ fn told(heard: Heard, end: &End) -> [Vec<Fact>; 2] {
             let with_host = |facts: Vec<Fact>| {
                 let all = std::iter::once(first.clone()).chain(facts);
                 let mut facts: Vec<Fact> = all.collect();
-                // An agent that says nothing says nothing good.
+                // An agent that reports nothing has not confirmed anything.
                 if facts.len() == 1 {
-                    let nothing = host(Verdict::Unknown, String::new(), "the agent has told nothing".to_owned());
+                    let nothing = host(Verdict::Unknown, String::new(), "the agent has reported nothing".to_owned());
                     facts.push(nothing);
                 }
                 facts
@@ -364,12 +364,12 @@ fn seen_by_operators(fact: &Fact, end: &End) -> Step {
     }
 }
 
-/// What an account sees of its own side on a host: what is wrong, and nothing of hosts, devices and numbers of the cloud. Which
-/// checks there are depends on whether the other end is on the same host, and that is nobody's business: an account sees all of them.
+/// What an account sees of its own side on a host: problems, without hosts, devices and numbers of the cloud. Which
+/// checks there are depends on whether the other end is on the same host, which must not be disclosed: an account sees all of them.
 fn seen_by_owner(facts: &[Fact], sends: bool, local: IpAddr, remote: IpAddr) -> Vec<Step> {
     let of_the_host = |fact: &&Fact| [words::HOST, check::CONFIGURATION].contains(&fact.check.as_str());
     let mut steps: Vec<Step> = facts.iter().filter(of_the_host).map(|fact| owners_step(fact, local, remote)).collect();
-    // A host that could not look says nothing of what is on it.
+    // A host that could not be read says nothing about the objects on it.
     if steps.len() == facts.len() {
         return steps;
     }
@@ -386,7 +386,7 @@ fn seen_by_owner(facts: &[Fact], sends: bool, local: IpAddr, remote: IpAddr) -> 
         };
         steps.push(owners_step(found.unwrap_or(&absent), local, remote));
     }
-    // Of an agent that is newer than this controller.
+    // From an agent that is newer than this controller.
     let more = facts.iter().filter(|fact| !of_the_host(fact) && !order.contains(&fact.check.as_str()));
     steps.extend(more.filter(|fact| fact.verdict != Verdict::Ok).map(|fact| owners_step(fact, local, remote)));
     steps
@@ -401,7 +401,7 @@ fn owners_step(fact: &Fact, local: IpAddr, remote: IpAddr) -> Step {
         check::ROUTE => remote.to_string(),
         _ => String::new(),
     };
-    // How the account's own server answers is nobody's secret to it.
+    // How the account's own server answers is no secret to it.
     let observed = if fact.check == check::DESTINATION { fact.observed.clone() } else { String::new() };
     let wrong = verdict != StepVerdict::Ok;
     Step {
@@ -413,16 +413,16 @@ fn owners_step(fact: &Fact, local: IpAddr, remote: IpAddr) -> Step {
     }
 }
 
-/// What an account sees of another's side.
+/// What an account sees of another account's side.
 fn of_the_peer(verdict: Verdict) -> Step {
     match verdict {
-        // That something of it is not as it should be, and yet lets packets pass, is its own affair.
+        // Differences that let packets pass concern only the other account.
         Verdict::Ok | Verdict::Differs => Step::ok(words::PEER_SIDE, ""),
         Verdict::Unknown => Step::wrong(
             words::PEER_SIDE,
             StepVerdict::Unknown,
             "",
-            "it is not known whether the peer's side lets packets pass",
+            "it is unknown whether the peer's side lets packets pass",
             FixableBy::Peer,
         ),
         Verdict::Stops => {

@@ -1,4 +1,4 @@
-//! Which gateways a probe is sent between, and what its answer means. Pure.
+//! The gateways that a probe is sent between, and the interpretation of its result. Pure.
 
 use super::{FixableBy, Path, Step, StepVerdict, words};
 use crate::hosts::trace::Answer;
@@ -53,7 +53,7 @@ pub struct RoundTrip {
     pub median: u64,
 }
 
-/// Of microseconds.
+/// From microseconds.
 #[expect(
     clippy::trivially_copy_pass_by_ref,
     clippy::cast_precision_loss,
@@ -63,17 +63,17 @@ fn milliseconds<S: Serializer>(us: &u64, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_f64(*us as f64 / 1e3)
 }
 
-/// What a probe is to be sent for, and who may see its addresses.
+/// A probe to send, and who can see its addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbePlan {
-    /// What the host of the source is asked.
+    /// The request to the host of the source.
     pub query: ProbeQuery,
-    /// Whether the viewer may see the address at the other end.
+    /// Whether the viewer can see the address at the other end.
     pub shows_destination: bool,
 }
 
 impl Probe {
-    /// None was sent, for a reason that anybody may see.
+    /// No probe was sent, for a reason that anyone can see.
     pub fn not_sent(reason: impl Into<String>) -> Self {
         Self {
             verdict: StepVerdict::Unknown,
@@ -88,7 +88,7 @@ impl Probe {
         }
     }
 
-    /// What a host answered. Accounts are told nothing of the host (rule L11).
+    /// The result from a host's answer. Accounts are told nothing about the host (rule L11).
     pub fn of(plan: &ProbePlan, answer: Answer<ProbeAnswer>, is_operator: bool) -> Self {
         let unknown = |reason: String| {
             Self::not_sent(if is_operator {
@@ -106,30 +106,30 @@ impl Probe {
         if let Some(why) = told.not_probed {
             return unknown(why);
         }
-        // Whoever has broken into a host answers what it likes.
+        // A compromised host answers anything.
         let (sent, received) = (told.sent, told.received.min(told.sent));
         if sent == 0 {
-            return unknown("the agent says that it has sent nothing".to_owned());
+            return unknown("the agent reports that it has sent nothing".to_owned());
         }
         if received == 0 && told.forged > 0 {
-            return unknown(format!("{} replies came that were none to this probe", told.forged));
+            return unknown(format!("{} replies did not belong to this probe", told.forged));
         }
         let (path_mtu, expected_mtu) = (told.path_mtu, told.expected_mtu);
         let round_trip = told.round_trip_min_us.zip(told.round_trip_median_us).filter(|_| received > 0);
         let kernel = if is_operator && !told.send_error.is_empty() {
-            format!("; the kernel did not take one: {}", told.send_error)
+            format!("; the kernel refused one: {}", told.send_error)
         } else {
             String::new()
         };
         let (verdict, reason) = match (path_mtu, expected_mtu) {
             _ if received == 0 => {
-                let why = "none of the probes came back: they are lost on the way, or the gateway at the other end does not answer";
+                let why = "no reply to any probe: packets are lost on the way, or the gateway at the other end does not answer";
                 (StepVerdict::Stops, format!("{why}{kernel}"))
             }
             (path, Some(expected)) if path.is_none_or(|path| path < expected) => {
                 let why = match path {
                     Some(path) => {
-                        format!("packets of {expected} bytes are lost on the way, {path} pass: a black hole in the MTU")
+                        format!("packets of {expected} bytes are lost on the way, {path} pass: an MTU black hole")
                     }
                     None => {
                         format!("a packet of {expected} bytes was lost on the way, and could not be repeated in time")
@@ -156,7 +156,7 @@ impl Probe {
         }
     }
 
-    /// The same as a step, unless nothing is known of it.
+    /// The same as a step, unless nothing is known.
     fn step(&self) -> Option<Step> {
         if self.verdict == StepVerdict::Unknown {
             return None;
@@ -177,7 +177,7 @@ impl Probe {
 }
 
 impl Path {
-    /// The same with what a probe found. Packets that do not come back stop the path; where none was sent nothing changes.
+    /// The same with the result of a probe. Lost probes stop the path; if none was sent nothing changes.
     #[must_use]
     pub fn with_probe(self, probe: Probe) -> Self {
         let asked = self.reaches.is_some();
@@ -221,8 +221,8 @@ mod tests {
             (3, 2, Some(1450), StepVerdict::Differs, "1 of 3 probes are lost"),
             (3, 3, Some(1300), StepVerdict::Differs, "1450 bytes are lost on the way, 1300 pass"),
             (3, 3, None, StepVerdict::Differs, "could not be repeated"),
-            (3, 0, None, StepVerdict::Stops, "none of the probes came back"),
-            // No host can send more back than it was sent.
+            (3, 0, None, StepVerdict::Stops, "no reply to any probe"),
+            // No host can return more than it was sent.
             (3, 7, Some(1450), StepVerdict::Ok, ""),
             (0, 0, None, StepVerdict::Unknown, "nothing"),
         ] {
@@ -263,7 +263,7 @@ mod tests {
         let unknown = fine().with_probe(Probe::not_sent("why"));
         assert_eq!((unknown.reaches, unknown.first_wrong, unknown.steps.len()), (Some(true), None, 1));
         assert_eq!(unknown.probe.unwrap().reason, "why");
-        // What came back does not say that what nobody can tell is well.
+        // Replies do not settle what could not be determined.
         let doubt = Step::wrong(words::HOST, StepVerdict::Unknown, "", "", FixableBy::Operator);
         let doubtful =
             path(vec![doubt], true).with_probe(Probe::of(&plan(true), Answer::Told(told(3, 3, Some(1450))), true));

@@ -1,4 +1,4 @@
-//! What the model says of a path.
+//! The part of a path that the model determines.
 
 use super::{End, FixableBy, PathQuery, ProbePlan, Step, StepVerdict, words};
 use crate::{
@@ -20,7 +20,7 @@ use cps_peering_config::{
 use ipnet::IpNet;
 use std::{borrow::Cow, net::IpAddr};
 
-/// What the model says, and which hosts are to be asked.
+/// The steps of the model, and the hosts to ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Survey {
     /// The source.
@@ -31,28 +31,28 @@ pub struct Survey {
     pub vpc: Option<VpcId>,
     /// The peering that leads there.
     pub peering: Option<PeeringId>,
-    /// What was looked at.
+    /// The steps.
     pub steps: Vec<Step>,
-    /// The hosts at the source and at the destination; none where it ends before.
+    /// The hosts at the source and at the destination; none if it ends before.
     pub ends: Option<[End; 2]>,
-    /// Whether no port has the destination, which the viewer may not know: another address of the peer's is asked about in its place,
-    /// so that the answer looks like one about an address that the peer's side stops (rule L11).
+    /// Whether no port has the destination, which the viewer must not learn: another address of the peer is queried instead,
+    /// so that the result looks like that for an address which the peer's side stops (rule L11).
     pub unserved: bool,
-    /// Whether the peer has no address at all that could be asked about: then the host of the source is asked about its own part alone,
-    /// and of what leads to the peer nothing is said to be wrong.
+    /// Whether the peer has no address at all that could be queried: then the host of the source is asked about its own part alone,
+    /// and problems on the way to the peer are not reported.
     pub own_part: bool,
-    /// What the host of the source is to send, where that was asked for; none where no two addresses can be used.
+    /// The probe that the host of the source is to send, if requested; none if there are no two usable addresses.
     pub probe: Option<ProbePlan>,
 }
 
-/// Several VPCs have the source, and it was not said which is meant.
+/// Several VPCs have the source, and none was selected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AmbiguousSource(pub Vec<VpcId>);
 
 /// The most VPCs that are named.
 const MAX_NAMED: usize = 10;
 
-/// Walks the model from the source to the destination, as `viewer` may see it; an operator where there is none. `confirmation` says
+/// Walks the model from the source to the destination, as `viewer` can see it; an operator if there is none. `confirmation` says
 /// which hosts have a peering.
 pub fn survey(
     state: &State,
@@ -82,7 +82,7 @@ pub fn survey(
     };
     found.vpc = Some(vpc.id.clone());
     found.steps.push(Step::ok(words::VPC, vpc.id.to_string()));
-    // Where several ports have the source as their gateway, the one of the destination is meant.
+    // If several ports have the source as their gateway, the one of the destination is meant.
     let far = port_of(state, &vpc.id, query.destination, None).filter(|far| !has_gateway(far, query.destination));
     let Some(port) = port_of(state, &vpc.id, query.source, far) else {
         let reason =
@@ -153,7 +153,7 @@ struct Walk<'a> {
     now_ms: u64,
 }
 
-/// Who can do something about a port of a side that is not there: operators, who connect it; but accounts are told whose VPC it is.
+/// Who can fix a missing port of a side: operators, who connect it; accounts are told whose VPC it is.
 fn fixable_by(side: &Side, viewer: Option<&AccountId>) -> FixableBy {
     match viewer {
         Some(account) if side.account != *account => FixableBy::Peer,
@@ -169,7 +169,7 @@ fn has_gateway(port: &Port, address: IpAddr) -> bool {
     port.gateways.iter().any(|gateway| gateway.addr() == address)
 }
 
-/// The port that has an address as its gateway, or behind it. Several may have the same gateway: the one that is closest to another
+/// The port that has an address as its gateway, or behind it. If several have the same gateway, the one closest to another
 /// port is meant.
 fn port_of<'a>(state: &'a State, vpc: &VpcId, address: IpAddr, close_to: Option<&Port>) -> Option<&'a Port> {
     let distance = |port: &&Port| match close_to {
@@ -185,7 +185,7 @@ fn port_of<'a>(state: &'a State, vpc: &VpcId, address: IpAddr, close_to: Option<
     gateway.or_else(|| state.ports_of(vpc).filter(|port| longest(port).is_some()).max_by_key(longest))
 }
 
-/// Some address that a VPC has, with its port.
+/// Some address in a VPC, with its port.
 fn any_address<'a>(state: &'a State, vpc: &VpcId, reached: &[IpNet], ipv4: bool) -> Option<(&'a Port, IpAddr)> {
     state.ports_of(vpc).find_map(|port| {
         let gateways = port.gateways.iter().map(IpNet::addr).filter(|gateway| covers(reached, *gateway));
@@ -196,7 +196,7 @@ fn any_address<'a>(state: &'a State, vpc: &VpcId, reached: &[IpNet], ipv4: bool)
 }
 
 impl<'a> Walk<'a> {
-    /// Whether the viewer may see what is on a side.
+    /// Whether the viewer can see the contents of a side.
     fn sees(&self, side: &Side) -> bool {
         self.viewer.is_none_or(|account| side.account == *account)
     }
@@ -220,7 +220,7 @@ impl<'a> Walk<'a> {
             Some(account) => self.state.vpcs_of(account).filter(|vpc| in_region(vpc) && has(vpc)).collect(),
             None => self.state.vpcs().values().filter(|vpc| in_region(vpc) && has(vpc)).collect(),
         };
-        // Where several have the address, the one with a server there is meant.
+        // If several have the address, the one with a server there is meant.
         let with_port: Vec<&Vpc> =
             vpcs.iter().copied().filter(|vpc| port_of(self.state, &vpc.id, query.source, None).is_some()).collect();
         match (vpcs.as_slice(), with_port.as_slice()) {
@@ -230,7 +230,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// A port, with its host for operators alone.
+    /// A port in words, with its host for operators only.
     fn port_words(&self, port: &Port) -> String {
         let prefixes = port.prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         match self.viewer {
@@ -272,8 +272,8 @@ impl<'a> Walk<'a> {
         self.probe(near, far, None, None, found);
     }
 
-    /// The peering that leads to the destination, as far as the viewer may know what its peer has. One that forwards comes before
-    /// those that do not, and one that joins the destination before those that do not show it, or do not take it (C9).
+    /// The peering that leads to the destination, as far as the viewer can know the peer's prefixes. Forwarding ones come before
+    /// others, and those that connect the destination before those that do not export or import it (C9).
     fn peering(&self, vpc: &Vpc) -> Option<(&'a Peering, Role)> {
         let role = |peering: &Peering| if peering.initiator.vpc == vpc.id { Role::Initiator } else { Role::Receiver };
         let leads = |peering: &&Peering| {
@@ -299,7 +299,7 @@ impl<'a> Walk<'a> {
         Some((found, role(found)))
     }
 
-    /// What the lists of a peering leave out of the path (C9).
+    /// The step if a peering's prefix lists exclude the path (C9).
     fn not_joined(&self, own: &Side, peer: &Side) -> Option<Step> {
         let PathQuery { source, destination, .. } = *self.query;
         let others = if self.sees(peer) && self.viewer.is_some() { FixableBy::Caller } else { FixableBy::Peer };
@@ -357,7 +357,7 @@ impl<'a> Walk<'a> {
                 stops("the request was not answered in time: send it again".into(), FixableBy::Caller)
             }
             PeeringState::Pending => stops(format!("account {receiver} has not accepted it yet"), other(receiver)),
-            // What is owed is a step of its own.
+            // Arrears are a step of their own.
             PeeringState::Active | PeeringState::Suspended { .. } => {
                 Step { observed: word.to_owned(), ..Step::ok(words::PEERING, id.clone()) }
             }
@@ -381,7 +381,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Only what is between regions costs anything. How another account stands is told only where it suspends the peering.
+    /// Only peerings between regions cost anything. Another account's charge status is shown only if it suspends the peering.
     fn arrears(&self, peering: &Peering, role: Role) -> Option<Step> {
         if !peering.is_cross_region() {
             return None;
@@ -401,7 +401,7 @@ impl<'a> Walk<'a> {
         Some(Step::wrong(words::ARREARS, StepVerdict::Stops, peering.id.to_string(), reason, fixable_by))
     }
 
-    /// Says whom to ask about both ends. A host that is not known is a step that says so.
+    /// Adds the requests to the hosts at both ends. An unknown host is a step of its own.
     fn ask(
         &self,
         (account, vpc, port): (&AccountId, &VpcId, &Port),
@@ -451,7 +451,7 @@ impl<'a> Walk<'a> {
         found.ends = Some([end(near, account, there), end(far, peer_account, back)]);
     }
 
-    /// Says what the host of the source is to be asked where there is no other end: how its port stands. It is asked as often as two
+    /// Adds a request to the host of the source if there is no other end: about its port. It is asked as many times as two
     /// hosts would be.
     fn ask_own_part(&self, (account, vpc, port): (&AccountId, &VpcId, &Port), peer: &AccountId, found: &mut Survey) {
         let source = self.query.source;
@@ -464,7 +464,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Says what the host of the source is to send, where that was asked for: between a gateway of each end, of what is `joined`.
+    /// Adds the probe for the host of the source, if requested: between a gateway of each end, within what is `joined`.
     fn probe(
         &self,
         (_, vpc, port): (&AccountId, &VpcId, &Port),

@@ -1,4 +1,4 @@
-//! What becomes of hosts' answers.
+//! How hosts' answers become steps.
 
 use super::*;
 use cps_peering_config::trace::TraceAnswer;
@@ -32,7 +32,7 @@ fn answer(send: Vec<Fact>, receive: Vec<Fact>) -> TraceAnswer {
     TraceAnswer { revision: Some(ONE), send, receive, ..TraceAnswer::default() }
 }
 
-/// An answer in which all is well.
+/// An answer without problems.
 fn well() -> TraceAnswer {
     answer(vec![fact(check::ROUTE, Verdict::Ok)], vec![fact(check::PORT, Verdict::Ok)])
 }
@@ -55,7 +55,7 @@ fn found(ends: Option<[End; 2]>) -> Survey {
     }
 }
 
-/// The path that these answers make, for operators.
+/// The path that results from these answers, for operators.
 fn path(near: Answer, paused: bool) -> Path {
     let ends = Some([end("one", "h1", paused), end("two", "h2", false)]);
     found(ends).with(Some([heard(near), heard(Answer::Told(well()))]), None)
@@ -81,11 +81,11 @@ fn a_host_that_says_nothing_of_use_is_a_step_that_says_so() {
     host(Answer::Failed("timeout".into()), false, StepVerdict::Unknown, "does not answer: timeout");
     host(Answer::Refused("503: busy".into()), false, StepVerdict::Unknown, "refuses to answer: 503: busy");
     host(Answer::Unknown, false, StepVerdict::Unknown, "upgrade it");
-    host(Answer::Told(answer(vec![], vec![])), false, StepVerdict::Unknown, "told nothing");
+    host(Answer::Told(answer(vec![], vec![])), false, StepVerdict::Unknown, "reported nothing");
     let older = Some(Revision { number: 4, ..ONE });
     host(told(older), false, StepVerdict::Differs, "on its way");
     host(told(older), true, StepVerdict::Differs, "paused");
-    host(told(None), false, StepVerdict::Differs, "has not got the newest");
+    host(told(None), false, StepVerdict::Differs, "does not have the newest");
     assert_eq!(first(told(Some(Revision { number: 6, ..ONE })), false).1, None, "what came meanwhile");
     host(told(Some(Revision { number: 7, ..ONE })), false, StepVerdict::Differs, "a newer configuration");
     host(told(Some(Revision { epoch: 2, number: 1 })), false, StepVerdict::Differs, "a newer configuration");
@@ -110,7 +110,7 @@ fn an_account_does_not_see_whether_the_other_end_is_on_the_same_host() {
         vec![fact(check::ACCEPTANCE, Verdict::Ok), fact(check::PORT, Verdict::Ok)],
     );
     assert_eq!(seen(apart.clone(), well()), seen(well(), well()));
-    // What an agent that is newer tells of a path to another host only.
+    // A check that a newer agent only has for paths to another host.
     let newer = answer(vec![fact("aura", Verdict::Ok), fact(check::ROUTE, Verdict::Ok)], well().receive);
     assert_eq!(seen(newer, well()), seen(well(), well()));
     let text = serde_json::to_string(&seen(apart.clone(), apart)).unwrap();
@@ -131,7 +131,7 @@ fn an_account_sees_of_an_address_that_nobody_has_what_it_sees_of_one_that_the_pe
     assert_eq!(nobody.reaches, Some(false));
     assert_eq!(stopped(Verdict::Ok, Verdict::Stops), nobody);
     assert_eq!(stopped(Verdict::Stops, Verdict::Ok), nobody, "nor which way");
-    // Without any port there is nobody to ask.
+    // Without any port there is no host to ask.
     let path = Survey { unserved: true, ..found(None) }.with(None, Some(&one));
     assert_eq!(path.steps.iter().filter(|step| step.step == words::PEER_SIDE).count(), 2);
     assert_eq!((path.reaches, path.first_wrong), (Some(false), Some(1)));

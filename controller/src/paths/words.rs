@@ -1,4 +1,4 @@
-//! What steps are called, and what accounts are told of them.
+//! The names of steps, and what accounts are told about them.
 
 use super::{FixableBy, StepVerdict};
 use cps_peering_config::trace::check;
@@ -16,7 +16,7 @@ pub(super) const PEER_SIDE: &str = "peerSide";
 /// A step of an agent that is newer than this controller.
 pub(super) const OTHER: &str = "other";
 
-/// Each step with its name for people, and what is wrong with it in words that tell nothing of the infrastructure.
+/// Each step with its name for people, and a description of problems that discloses nothing of the infrastructure.
 const STEPS: [(&str, &str, &str); 30] = [
     (VPC, "VPC of the source", ""),
     (SOURCE_PORT, "port of the source", ""),
@@ -29,24 +29,28 @@ const STEPS: [(&str, &str, &str); 30] = [
     (PROBE, "probe", ""),
     (OTHER, "something else", "something on the host is not as it should be"),
     (HOST, "host", "the host of the port does not answer, or has another configuration than it should have"),
-    (check::CONFIGURATION, "configuration of the host", "the host has not been told of this path, or cannot be read"),
+    (
+        check::CONFIGURATION,
+        "configuration of the host",
+        "the host does not have this path in its configuration, or cannot be read",
+    ),
     (check::PORT, "port", "the port is missing, down, without a carrier, or not set up as it should be"),
     (check::GATEWAY, "gateway", "the gateway address of the port is missing, or another one is there"),
     (check::PORT_FILTER, "filter of the port", "packets from the port are not filtered as they should be"),
     (check::VRF, "VRF", "the VPC's own routing is missing on the host"),
-    (check::RULES, "routing rules", "rules or settings of the host lead packets past the VPC"),
-    (check::FIREWALL, "firewall of the host", "a packet filter of the host meets packets of the VPC"),
+    (check::RULES, "routing rules", "rules or settings of the host route packets past the VPC"),
+    (check::FIREWALL, "firewall of the host", "a packet filter of the host may affect packets of the VPC"),
     (check::TUNNEL, "tunnel", "the tunnel of the peering is missing, down, or not set up as it should be"),
     (check::NEXT_HOP, "next hop", "the next hop for the other host is missing, or leads elsewhere"),
     (check::ROUTE, "route", "the host has no route there, or one that leads elsewhere"),
-    (check::NEIGHBOUR, "neighbour", "the address of the next hop is not known on the host"),
-    (check::FDB, "forwarding entry", "the host does not know to which other host packets go"),
+    (check::NEIGHBOUR, "neighbour", "the MAC address of the next hop is missing on the host"),
+    (check::FDB, "forwarding entry", "the forwarding entry for the other host is missing or wrong"),
     (check::SHAPER, "bandwidth limit", "the bandwidth is not limited as it should be, or something loses packets"),
     (check::MTU, "MTU", "longer packets do not pass"),
-    (check::UNDERLAY, "way between hosts", "the other host cannot be reached"),
-    (check::ACCEPTANCE, "VTEP filter", "what the other host sends is not taken in, or more than that is"),
-    (check::SOURCE_FILTER, "filter of the peering", "what comes from the peer is not filtered as it should be"),
-    (check::DELIVERY, "route to the port", "the host does not lead packets to the port"),
+    (check::UNDERLAY, "path between hosts", "the other host cannot be reached"),
+    (check::ACCEPTANCE, "VTEP filter", "packets from the other host are not accepted, or packets from others are"),
+    (check::SOURCE_FILTER, "filter of the peering", "packets from the peer are not filtered as they should be"),
+    (check::DELIVERY, "route to the port", "the host does not route packets to the port"),
     (
         check::DESTINATION,
         "neighbour entry of the server",
@@ -66,16 +70,16 @@ pub(super) fn title(step: &str) -> &'static str {
     found(step).map_or("something else", |(_, title, _)| title)
 }
 
-/// What an account is told of a step of its own side that is not as it should be.
+/// What an account is told about a problem with a step of its own side.
 pub(super) fn reason(step: &str, verdict: StepVerdict) -> &'static str {
     match (verdict, found(step)) {
-        (StepVerdict::Unknown, _) if step != HOST => "it is not known how this is on the host",
+        (StepVerdict::Unknown, _) if step != HOST => "the state on the host is unknown",
         (_, Some((_, _, reason))) => reason,
         (_, None) => "something on the host is not as it should be",
     }
 }
 
-/// Whether a host finds it at a port of its own, wherever the other end is.
+/// Whether a host finds it at its own port, wherever the other end is.
 pub(super) fn is_of_own_part(step: &str) -> bool {
     let own = [HOST, check::CONFIGURATION, check::PORT, check::GATEWAY, check::PORT_FILTER, check::VRF, check::RULES];
     own.contains(&step) || step == check::DESTINATION

@@ -1,4 +1,4 @@
-//! Copies of the store: made at one moment while it is used, and brought back.
+//! Backups of the store: made while it is used, and restored.
 
 use super::{
     Store,
@@ -24,42 +24,42 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// What a copy leaves behind that was cut off is removed by the next one when it is older than this: others may be under way.
+/// Remains of interrupted backups are removed by the next one if they are older than this: others may be in progress.
 const LEFT_OVER: Duration = Duration::from_hours(24);
 
-/// What a store is that takes the place of another.
+/// The origin of a store that replaces another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// A copy that becomes a cluster of its own: hosts of the one that it was made of refuse it.
+    /// A backup that becomes a cluster of its own: hosts of the backup's cluster refuse it.
     Another,
-    /// A copy that goes on as the cluster that it was made of, which is no more.
+    /// A backup that continues as its own cluster, whose store is lost.
     Same,
-    /// The store itself, in another place. It is not held: it says what it said before.
+    /// The store itself, in another place. It is not held.
     Moved,
 }
 
-/// What came back.
+/// The result of a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
-    /// The last commit of the copy, under its new epoch.
+    /// The last commit of the backup, under its new epoch.
     pub revision: Revision,
-    /// Which cluster it is.
+    /// The cluster.
     pub cluster: Option<ClusterId>,
-    /// Whether nothing is sent to hosts before somebody says so.
+    /// Whether nothing is sent to hosts before it is released.
     pub held: bool,
     /// Hosts, VPCs and peerings in it.
     pub counts: [usize; 3],
-    /// Where the store is now that was in its place.
+    /// Where the replaced store is kept.
     pub replaced: Option<PathBuf>,
 }
 
 impl Store {
-    /// How the names of copies end.
+    /// The extension of backups.
     pub const COPY: &str = "backup";
 
-    /// When the newest of the copies in the folder for backups was made. Blocks on the disk.
+    /// When the newest backup in the folder was made. Blocks on the disk.
     pub fn last_backup(&self) -> Option<SystemTime> {
-        // No folder, no copy.
+        // No folder, no backup.
         let files = fs::read_dir(self.backups()).ok()?.flatten();
         // Earlier releases made stores.
         let ends = |file: &fs::DirEntry| Path::new(&file.file_name()).extension().map(std::ffi::OsStr::to_owned);
@@ -67,8 +67,8 @@ impl Store {
         finished.filter_map(|file| file.metadata().ok()?.modified().ok()).max()
     }
 
-    /// Copies everything that is committed now into a new file, which is on disk when this returns. Others may go on to use
-    /// the store meanwhile. The copy has been read again; what is returned is its last commit.
+    /// Backs up everything that is committed now into a new file, which is on disk when this returns. The store can be used
+    /// meanwhile. The backup has been verified; returns its last commit.
     pub fn back_up(&self, file: &Path) -> Result<Revision, BackupError> {
         if file.exists() {
             return Err(BackupError::Exists(file.to_owned()));
@@ -81,14 +81,14 @@ impl Store {
         let unfinished = PathBuf::from(unfinished);
         let raw = unfinished.with_extension("store");
         let made = self.copy_to(&raw).and_then(|state| {
-            // What is left of an attempt that was cut off.
+            // The remains of an interrupted attempt.
             let _ = fs::remove_file(&unfinished);
             copy::pack(&raw, &manifest(&state, &raw)?, &unfinished)?;
-            // It is read again: what is on the disk is what was meant.
+            // It is read again, to verify what is on the disk.
             copy::unpack(&unfinished, &raw)?;
             Ok(state)
         });
-        // Neither may even be there.
+        // Neither need exist.
         let _ = fs::remove_file(&raw);
         match made {
             Ok(state) => {
@@ -108,12 +108,12 @@ impl Store {
         self.copy_to(file).map(drop)
     }
 
-    /// What a copy says that it is of. None where an earlier release made it, which does not say. It is not checked.
+    /// The manifest of a backup, unverified. None if an earlier release made it, which had no manifests.
     pub fn inspect_copy(copy: &Path) -> Result<Option<Manifest>, BackupError> {
         copy::inspect(copy)
     }
 
-    /// Checks all of a copy: that it is what was written, and that every record in it can be read. What it is of.
+    /// Verifies a backup: it is what was written, and every record in it can be read. Returns its manifest.
     pub fn verify_copy(copy: &Path) -> Result<Manifest, BackupError> {
         let folder = tempfile::tempdir().map_err(failed("make a folder", &std::env::temp_dir()))?;
         let file = folder.path().join("copy");
@@ -137,7 +137,7 @@ impl Store {
         }
     }
 
-    /// Takes the store out of a copy, as a file of its own.
+    /// Extracts the store of a backup into a file of its own.
     pub fn open_copy(copy: &Path, file: &Path) -> Result<Self, BackupError> {
         copy::unpack(copy, file)?;
         Ok(Store::open(file)?)
@@ -148,15 +148,15 @@ impl Store {
         Ok(Store::open(path)?.load()?)
     }
 
-    /// Puts all rows into a new file, whatever they say.
+    /// Copies all rows into a new file, whatever they contain.
     pub(super) fn dump_to(&self, path: &Path) -> Result<(), BackupError> {
-        // What is left of an attempt that was cut off.
+        // The remains of an interrupted attempt.
         let _ = fs::remove_file(path);
         let copy = Embedded::open(path)?;
         Ok(self.backend.dump(&mut |page| copy.fill(page))?)
     }
 
-    /// Makes an empty store one of a cluster whose own store is lost, in an epoch that its agents have not seen. It is held.
+    /// Makes an empty store continue a cluster whose own store is lost, in an epoch that its agents have not seen. It is held.
     pub fn begin_anew(&self, cluster: ClusterId, epoch: u64) -> Result<(), BackupError> {
         let state = self.load()?;
         let meta = state.meta();
@@ -167,14 +167,14 @@ impl Store {
         Ok(self.commit(&[Change::Meta(renewed)], &[], &[], meta.number)?)
     }
 
-    /// Puts a copy in the place of a store that nobody uses, under a new epoch: agents then prefer it to what they have, which
-    /// may be newer than the copy. The epoch is that of the copy and of the store that was there, whichever is higher, and
-    /// one more; or `epoch`, if that is higher. The store that was there is kept beside it. What comes back is held.
+    /// Replaces an unused store by a backup, under a new epoch: agents then prefer it to what they have, which
+    /// may be newer than the backup. The epoch is one above that of the backup and of the replaced store, whichever is higher,
+    /// or `epoch`, if that is higher. The replaced store is kept beside it. The restored one is held.
     pub fn restore(backup: &Path, path: &Path, epoch: Option<u64>, origin: Origin) -> Result<Restored, BackupError> {
         Self::put_in_place(backup, path, epoch, origin, &mut || Ok(()))
     }
 
-    /// `ready` is called when all is prepared, before the place is taken.
+    /// `ready` is called when all is prepared, before the store is replaced.
     pub(super) fn put_in_place(
         backup: &Path,
         path: &Path,
@@ -184,7 +184,7 @@ impl Store {
     ) -> Result<Restored, BackupError> {
         let folder = folder_of(path);
         let owner = fs::metadata(folder).map_err(failed("look at the folder", folder))?;
-        // Held until its place is taken, so that no controller begins to use it.
+        // Held until it is replaced, so that no controller begins to use it.
         let (_replaced, old, damaged) = match path.exists().then(|| Store::open(path)) {
             None => (None, None, false),
             Some(opened) => {
@@ -209,12 +209,12 @@ impl Store {
         let (state, renewed) = match restored {
             Ok(restored) => restored,
             Err(error) => {
-                // The copy of the copy; why it is of no use is what matters.
+                // The temporary copy is removed; the error is what matters.
                 let _ = fs::remove_file(&unfinished);
                 return Err(error);
             }
         };
-        // Whoever may use the folder may use the store.
+        // Owned by the owner of the folder.
         chown(&unfinished, Some(owner.uid()), Some(owner.gid())).map_err(failed("give away", &unfinished))?;
         ready()?;
         let damaged = damaged.then(|| path.with_extension(format!("damaged-{}.redb", now_ms())));
@@ -250,7 +250,7 @@ impl Store {
     }
 }
 
-/// What there is one of, for a store that takes another's place.
+/// The record that exists once, for a store that replaces another.
 pub(super) fn in_new_epoch(
     meta: Meta,
     old: Option<Meta>,
@@ -267,7 +267,7 @@ pub(super) fn in_new_epoch(
         Origin::Same | Origin::Moved => meta.cluster,
     };
     let (held, restores) = match origin {
-        // Also where the same copy is brought back a second time.
+        // Also if the same backup is restored a second time.
         Origin::Another | Origin::Same => {
             (true, old.map_or(0, |old| old.restores).max(meta.restores).saturating_add(1))
         }
@@ -276,7 +276,7 @@ pub(super) fn in_new_epoch(
     Ok(Meta { epoch, cluster, held, restores, ..meta })
 }
 
-/// What is to be said of a store in a file.
+/// The manifest of a store in a file.
 fn manifest(state: &State, file: &Path) -> Result<Manifest, BackupError> {
     let bytes = fs::metadata(file).map_err(failed("look at", file))?.len();
     Ok(Manifest {
@@ -295,7 +295,7 @@ fn manifest(state: &State, file: &Path) -> Result<Manifest, BackupError> {
 pub(crate) fn new_cluster() -> ClusterId {
     let mut random = [0; 16];
     if SystemRandom::new().fill(&mut random).is_err() {
-        // The kernel's source fails only before it has begun.
+        // The kernel's source fails only during early boot.
         random = std::array::from_fn(|_| fastrand::u8(..));
     }
     ClusterId::new(u128::from_be_bytes(random))
@@ -311,7 +311,7 @@ pub(super) fn counts(state: &State) -> [usize; 3] {
     [state.hosts().len(), state.vpcs().len(), state.peerings().len()]
 }
 
-/// Removes what copies have left behind that a crash cut off: each is as large as the store.
+/// Removes the remains of backups that a crash has interrupted: each is as large as the store.
 fn remove_left_over(folder: &Path) {
     let ends = [".store", ".unfinished"].map(|end| format!(".{}{end}", Store::COPY));
     let is_left_over = |file: &fs::DirEntry| {
@@ -362,7 +362,7 @@ mod tests {
     use cps_peering_config::settings::StorePlace;
 
     #[test]
-    fn what_was_noted_goes_along_where_a_store_is_moved() {
+    fn notes_go_along_when_a_store_is_moved() {
         let folder = tempfile::tempdir().unwrap();
         let (store, other) = (folder.path().join("store.redb"), folder.path().join("other.redb"));
         apply(&store, &["north"]);
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_takes_the_place_of_a_damaged_store_whose_epoch_is_named() {
+    fn a_backup_replaces_a_damaged_store_if_the_epoch_is_given() {
         let folder = tempfile::tempdir().unwrap();
         let (store, copy) = (folder.path().join("store.redb"), folder.path().join("copy"));
         apply(&store, &["north"]);
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_copied_comes_back_under_a_new_epoch() {
+    fn a_backup_is_restored_under_a_new_epoch() {
         let folder = tempfile::tempdir().unwrap();
         let (store, copy) = (folder.path().join("store.redb"), folder.path().join("copy"));
         apply(&store, &["north"]);
@@ -408,13 +408,13 @@ mod tests {
         let after = Store::open(&store).unwrap().load().unwrap().meta();
         assert_eq!((before.restores, after.restores), (0, 1), "no VNI is given away twice");
         assert_eq!(regions(&restored.replaced.unwrap()), (Revision { epoch: 1, number: 2 }, 2), "and is kept");
-        // The trail came with it, and goes on.
+        // The trail is restored as well, and continues.
         let query = crate::audit::Query { limit: 10, ..crate::audit::Query::default() };
         assert_eq!(Store::open(&store).unwrap().audit(&query).unwrap().len(), 1);
         apply(&store, &["north", "west"]);
         assert_eq!(regions(&store), (Revision { epoch: 2, number: 2 }, 2));
 
-        // It is another cluster, and nothing is sent to hosts yet; where it goes on as the same, it is that.
+        // It is another cluster, and held; if it continues as the same cluster, it is that.
         assert_eq!((before.held, after.held, restored.held), (false, true, true));
         assert!(before.cluster.is_some() && after.cluster.is_some() && before.cluster != after.cluster);
         assert_eq!(after.cluster, restored.cluster);
@@ -424,19 +424,19 @@ mod tests {
         let again = Store::restore(&copy, &store, None, Origin::Another).unwrap();
         assert_eq!(again.revision, Revision { epoch: 3, number: 1 }, "above the store that it replaces");
         let error = Store::restore(&copy, &store, Some(3), Origin::Same).unwrap_err().to_string();
-        assert_eq!(error, "epoch 3 is not above 3, which there has been already");
+        assert_eq!(error, "epoch 3 is not above 3, which has been used already");
         assert_eq!(
             Store::restore(&copy, &store, Some(9), Origin::Same).unwrap().revision,
             Revision { epoch: 9, number: 1 }
         );
-        // The same copy brought back once more gives no VNI away twice, either.
+        // The same backup restored once more reuses no VNI, either.
         let again = Store::restore(&copy, &store, None, Origin::Same).unwrap();
         let restores = Store::open(&store).unwrap().load().unwrap().meta().restores;
         assert_eq!((again.revision.epoch, restores), (10, 4));
     }
 
     #[test]
-    fn what_copies_that_were_cut_off_have_left_is_removed_by_the_next() {
+    fn the_remains_of_interrupted_backups_are_removed_by_the_next() {
         let folder = tempfile::tempdir().unwrap();
         let place = folder.path().join("store.redb");
         apply(&place, &["north"]);
@@ -450,20 +450,20 @@ mod tests {
         for name in ["a.backup.store", "a.backup.unfinished", "b.backup", "c.store", "d.redb"] {
             make(name, old);
         }
-        // Others may be under way.
+        // Others may be in progress.
         make("e.backup.store", Duration::ZERO);
         store.back_up(&store.backups().join("new.backup")).unwrap();
         let left = fs::read_dir(store.backups()).unwrap().map(|it| it.unwrap().file_name().into_string().unwrap());
         let left: std::collections::BTreeSet<String> = left.collect();
         assert_eq!(left, ["b.backup", "c.store", "d.redb", "e.backup.store", "new.backup"].map(str::to_owned).into());
-        // In other folders everything may be somebody's.
+        // In other folders, files may belong to others.
         fs::rename(store.backups().join("c.store"), folder.path().join("c.backup.store")).unwrap();
         store.back_up(&folder.path().join("mine.backup")).unwrap();
         assert!(folder.path().join("c.backup.store").exists());
     }
 
     #[test]
-    fn nothing_that_is_stored_is_left_out_of_a_copy() {
+    fn a_backup_contains_everything_that_is_stored() {
         let folder = tempfile::tempdir().unwrap();
         let (path, copy) = (folder.path().join("store.redb"), folder.path().join("copy"));
         apply(&path, &["north"]);
@@ -502,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_with_one_changed_byte_or_none_at_its_end_is_refused() {
+    fn a_backup_with_one_changed_byte_or_a_missing_end_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let (store, copy) = (folder.path().join("store.redb"), folder.path().join("copy"));
         apply(&store, &["north"]);
@@ -514,7 +514,7 @@ mod tests {
             let error = Store::restore(&damaged, &target, None, Origin::Same).unwrap_err().to_string();
             assert!(error.contains("damaged") && !target.exists(), "{what}: {error}");
         };
-        // Every byte before the store, and many of it: also such that hold nothing.
+        // Every byte before the store, and many in it: also some without content.
         let head = whole.windows(4).position(|it| it == b"redb").unwrap();
         for at in (0..head).chain((head..whole.len()).step_by(997)) {
             let mut bytes = whole.clone();
@@ -527,7 +527,7 @@ mod tests {
         try_it(&[whole.as_slice(), b"x"].concat(), "a byte more");
         fs::write(&damaged, &whole).unwrap();
         Store::restore(&damaged, &target, None, Origin::Same).unwrap();
-        // One of an earlier release is a store and nothing else.
+        // A backup of an earlier release is just a store.
         let plain = folder.path().join("plain");
         Store::open(&store).unwrap().duplicate(&plain).unwrap();
         Store::restore(&plain, &target, None, Origin::Same).unwrap();
@@ -536,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_is_used_or_a_file_that_is_no_store_changes_nothing() {
+    fn a_store_in_use_or_a_file_that_is_no_store_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let (store, copy) = (folder.path().join("store.redb"), folder.path().join("copy"));
         apply(&store, &["north"]);

@@ -50,7 +50,7 @@ pub enum BackupError {
     #[error("{0} is no backup of a controller's store: nothing was ever committed to it")]
     Empty(PathBuf),
     /// The backup is damaged.
-    #[error("backup {path} is damaged: {why}. Use another copy")]
+    #[error("backup {path} is damaged: {why}. Use another backup")]
     Damaged {
         /// The backup.
         path: PathBuf,
@@ -59,12 +59,12 @@ pub enum BackupError {
     },
     /// The store that is to be replaced is damaged, so it does not say what epochs there have been.
     #[error(
-        "{0}, so the epoch of what takes its place must be named: --epoch, above each that `cps-peering-controller ask-agents` tells \
-         of. Nothing was changed"
+        "{0}, so the new epoch must be named: --epoch, above all that `cps-peering-controller ask-agents` \
+         reports. Nothing was changed"
     )]
     DamagedInPlace(StoreError),
     /// The epoch would not increase.
-    #[error("epoch {asked} is not above {least}, which there has been already")]
+    #[error("epoch {asked} is not above {least}, which has been used already")]
     Epoch {
         /// The epoch that was asked for.
         asked: u64,

@@ -1,4 +1,4 @@
-//! What of a damaged store can be read, and what is lost.
+//! Which parts of a damaged store can be read, and what is lost.
 
 use super::{
     Store, StoreError,
@@ -24,26 +24,26 @@ const NAMED: usize = 50;
 /// The kinds of rows.
 const NAMES: [&str; 4] = ["records", "entries of the audit trail", "closed periods", "counters"];
 
-/// What was found in a file.
+/// The findings about a store.
 #[derive(Debug, Default)]
 pub struct Report {
     path: PathBuf,
-    /// Why it cannot be used as it is; none when nothing is wrong.
+    /// Why it cannot be used as it is; none if nothing is wrong.
     damage: Option<String>,
     kinds: Vec<Kind>,
-    /// Which records of a copy are lost or other ones: the copy, and their keys.
+    /// The records of a backup that are lost or differ: the backup, and their keys.
     compared: Option<(PathBuf, Vec<String>)>,
 }
 
-/// What can be read of one kind of rows.
+/// The findings about one kind of rows.
 #[derive(Debug)]
 struct Kind {
     name: &'static str,
-    /// How many rows can be read.
+    /// The number of readable rows.
     read: usize,
-    /// What was found wrong.
+    /// The problems.
     wrong: Vec<String>,
-    /// How many of these a newer release has written, so that it can read them.
+    /// How many of these are rows of a newer release, which it can read.
     newer: usize,
 }
 
@@ -71,7 +71,7 @@ impl Kind {
 }
 
 impl Report {
-    /// Says which records of a copy, if there is one, are lost or others.
+    /// Compares with the records of a backup, if there is one.
     fn compare(&mut self, records: &BTreeMap<String, Vec<u8>>, with: Option<&Path>) -> Result<(), StoreError> {
         let Some(with) = with else { return Ok(()) };
         let copy = Copied::of_copy(with)?;
@@ -87,7 +87,7 @@ impl Report {
         self.damage.is_none() && self.kinds.iter().all(|kind| kind.wrong.is_empty())
     }
 
-    /// Whether nothing else is wrong than that a newer release has written some of it.
+    /// Whether the only problems are rows of a newer release.
     pub fn is_newer(&self) -> bool {
         !self.is_whole() && self.damage.is_none() && self.kinds.iter().all(|kind| kind.wrong.len() == kind.newer)
     }
@@ -119,7 +119,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// The same with a store that others may use, in etcd: all rows as they are at one moment.
+/// The same for a store in etcd, which others may use: all rows as of one moment.
 pub fn check_shared(store: &Store, with: Option<&Path>) -> Result<Report, StoreError> {
     let mut report = Report { path: store.place().to_owned(), ..Report::default() };
     let retained = Retained::default();
@@ -152,12 +152,12 @@ pub fn check_shared(store: &Store, with: Option<&Path>) -> Result<Report, StoreE
     Ok(report)
 }
 
-/// Looks at a file that no controller uses, and compares its records with those of a copy if there is one. The file stays as it
-/// is: what is looked at is a copy in the folder for temporary files.
+/// Checks a file that no controller uses, and compares its records with those of a backup if there is one. The file is not
+/// changed: a copy in the folder for temporary files is examined.
 pub fn check(path: &Path, with: Option<&Path>) -> Result<Report, StoreError> {
     let mut report = Report { path: path.to_owned(), ..Report::default() };
     let looked_at = Copied::of(path)?;
-    // Damage is found by checksums first; then, row by row, what can be read all the same.
+    // First by checksums; then, row by row, what can be read nevertheless.
     report.damage = match super::embedded::open(&looked_at.file, true) {
         Ok(_) => None,
         Err(StoreError::Damaged { message, .. }) => Some(message),
@@ -169,7 +169,7 @@ pub fn check(path: &Path, with: Option<&Path>) -> Result<Report, StoreError> {
     Ok(report)
 }
 
-/// A copy that goes with the value.
+/// A temporary copy, removed with the value.
 struct Copied {
     file: PathBuf,
     _folder: tempfile::TempDir,
@@ -188,7 +188,7 @@ impl Copied {
         Ok(Self { file, _folder: folder })
     }
 
-    /// Of a copy of a store, where it is one that is whole: of what is in it.
+    /// Of a backup, if it is one and whole: its store.
     fn of_copy(path: &Path) -> Result<Self, StoreError> {
         let copied = Self::of(path)?;
         let unpacked = copied.file.with_extension("unpacked");
@@ -199,7 +199,7 @@ impl Copied {
     }
 }
 
-/// Reads all rows that can be read. Returns the records.
+/// Reads all readable rows. Returns the records.
 fn read(path: &Path, report: &mut Report) -> BTreeMap<String, Vec<u8>> {
     let mut records = BTreeMap::new();
     let opened = catch_unwind(AssertUnwindSafe(|| Database::builder().open(path)));
@@ -277,7 +277,7 @@ fn rows<K: redb::Key + 'static>(
         let attempt = catch_unwind(AssertUnwindSafe(|| -> Result<(), redb::Error> {
             let table = match database.begin_read()?.open_table(definition) {
                 Ok(table) => table,
-                // An older version has not made it.
+                // An older version has not created it.
                 Err(TableError::TableDoesNotExist(_)) => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_is_whole_is_called_so_and_compared_with_its_copy() {
+    fn a_whole_store_is_reported_as_such_and_compared_with_its_backup() {
         let folder = tempfile::tempdir().unwrap();
         let (store, copy) = (folder.path().join("store.redb"), folder.path().join("copy"));
         filled(&store, 20);
@@ -366,14 +366,14 @@ mod tests {
         let report = check(&path, None).unwrap();
         let said = report.to_string();
         assert!(report.is_newer() && said.contains("of a newer release, and not damaged"), "{said}");
-        // Nothing takes its place as if it were lost.
+        // It is not replaced as if it were lost.
         let error = Store::restore(&copy, &path, Some(9), crate::store::Origin::Same).unwrap_err().to_string();
         assert!(error.contains("a newer release wrote it. Install that release"), "{error}");
         assert_eq!(Store::open(&path).unwrap().meta().unwrap(), meta, "it is as it was");
     }
 
     #[test]
-    fn wherever_a_file_is_damaged_it_is_an_error_with_one_sentence_or_nothing_is_lost() {
+    fn damage_anywhere_in_a_file_is_an_error_with_one_sentence_or_nothing_is_lost() {
         let folder = tempfile::tempdir().unwrap();
         let (store, damaged) = (folder.path().join("store.redb"), folder.path().join("damaged"));
         filled(&store, 60);
@@ -394,7 +394,7 @@ mod tests {
             }
             drop(file);
             match Store::open(&damaged).and_then(|opened| opened.load()) {
-                // Bytes that mean nothing, or a file that begins anew because it is empty.
+                // Bytes without meaning, or a file that begins anew because it is empty.
                 Ok(state) if state == whole || fs::metadata(&damaged).is_ok_and(|it| it.len() == 0) => unharmed += 1,
                 Ok(state) => panic!("damage at {at} is not noticed: {} regions", state.regions().len()),
                 Err(error @ (StoreError::Damaged { .. } | StoreError::Database { .. })) => {

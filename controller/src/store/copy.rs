@@ -1,4 +1,4 @@
-//! The file of a copy: what it is of, a checksum of all of it, and a store.
+//! The format of backups: a manifest, a checksum of everything, and a store.
 //!
 //! ```text
 //! cps-peering-backup
@@ -7,8 +7,8 @@
 //! the store, as a file of its own would be
 //! ```
 //!
-//! Earlier releases made a copy that is nothing but the store. It is read as well; damage in parts of it that hold nothing is not
-//! noticed.
+//! Earlier releases made backups that are nothing but the store. They are read as well; damage in parts without content is not
+//! detected.
 
 use super::backup_error::{BackupError, failed};
 use cps_peering_config::{Revision, cluster::ClusterId, format};
@@ -23,30 +23,30 @@ use std::{
 
 /// The first line.
 const MAGIC: &str = "cps-peering-backup";
-/// Longer than any line before the store is, in bytes.
+/// Longer than any line before the store, in bytes.
 const LONGEST: u64 = 64 * 1024;
-/// How a store begins that is a file of its own.
+/// The beginning of a store file.
 const PLAIN: &[u8] = b"redb";
 
-/// What a copy is of.
+/// The manifest of a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The cluster; none of a store that has no identity yet.
+    /// The cluster; none for a store without identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<ClusterId>,
     /// The last commit.
     pub revision: Revision,
-    /// When it was made, as RFC 3339 has it.
+    /// When it was made (RFC 3339).
     pub made: String,
     /// The release that made it.
     pub release: String,
-    /// How many hosts there are in it.
+    /// The number of hosts.
     pub hosts: usize,
-    /// How many VPCs.
+    /// The number of VPCs.
     pub vpcs: usize,
-    /// How many peerings, ended ones included.
+    /// The number of peerings, ended ones included.
     pub peerings: usize,
-    /// How long the store in it is, in bytes.
+    /// The size of the store, in bytes.
     pub bytes: u64,
 }
 
@@ -54,7 +54,7 @@ fn damaged(path: &Path, why: impl Into<String>) -> BackupError {
     BackupError::Damaged { path: path.to_owned(), why: why.into() }
 }
 
-/// Reads to the end and tells what the checksum is.
+/// Reads to the end and returns the checksum.
 fn checksum(
     first: &str,
     rest: &mut impl Read,
@@ -77,7 +77,7 @@ fn checksum(
     Ok((crate::digest::hex(context.finish().as_ref()), length))
 }
 
-/// Makes a copy of a store that nobody uses. It is on disk when this returns.
+/// Makes a backup of an unused store. It is on disk when this returns.
 pub(super) fn pack(store: &Path, manifest: &Manifest, to: &Path) -> Result<(), BackupError> {
     let json = serde_json::to_string(manifest).map_err(io::Error::from).map_err(failed("describe", to))?;
     let first = format!("{json}\n");
@@ -94,10 +94,10 @@ pub(super) fn pack(store: &Path, manifest: &Manifest, to: &Path) -> Result<(), B
     write().map_err(failed("write", to))
 }
 
-/// What is before the store: the second line, what that says, and the checksum.
+/// What precedes the store: the second line, its content, and the checksum.
 type Head = (String, Manifest, String);
 
-/// Reads what is before the store. None where the file is a store and nothing else.
+/// Reads what precedes the store. None if the file is just a store.
 fn begin(path: &Path) -> Result<(BufReader<File>, Option<Head>), BackupError> {
     let file = File::open(path).map_err(failed("read", path))?;
     let mut file = BufReader::new(file);
@@ -117,12 +117,12 @@ fn begin(path: &Path) -> Result<(BufReader<File>, Option<Head>), BackupError> {
     Ok((file, Some((first, manifest, sum))))
 }
 
-/// What a copy says that it is of, unchecked. None where an earlier release made it.
+/// The manifest of a backup, unverified. None if an earlier release made it.
 pub(super) fn inspect(path: &Path) -> Result<Option<Manifest>, BackupError> {
     Ok(begin(path)?.1.map(|(_, manifest, _)| manifest))
 }
 
-/// Takes the store out of a copy, if all of it is as it was written. What it is of; none where an earlier release made it.
+/// Extracts the store of a backup, if all of it is as it was written. Returns its manifest; none if an earlier release made it.
 pub(super) fn unpack(path: &Path, to: &Path) -> Result<Option<Manifest>, BackupError> {
     let (mut file, head) = begin(path)?;
     let out = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(to);

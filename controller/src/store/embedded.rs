@@ -27,17 +27,17 @@ pub(super) const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::ne
 const META: &str = "meta";
 /// Entries of the audit trail as JSON, by their number.
 pub(super) const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
-/// Numbers of entries by what they are looked for: `account/acme` or `request/0a1b2c`.
+/// Numbers of entries by search key: `account/acme` or `request/0a1b2c`.
 const AUDIT_BY: TableDefinition<'_, (&str, u64), ()> = TableDefinition::new("audit_by");
 /// Closed periods as JSON, by payer, end, peering and beginning.
 pub(super) const PERIODS: TableDefinition<'_, (&str, u64, &str, u64), &[u8]> = TableDefinition::new("periods");
-/// What was counted for a side as JSON, by peering and VNI.
+/// The counters of a side as JSON, by peering and VNI.
 pub(super) const TRAFFIC: TableDefinition<'_, (&str, u32), &[u8]> = TableDefinition::new("traffic");
-/// What the controller notes for its next life as JSON, by name. A version before this one passes the table over.
+/// Notes of the controller for its next run as JSON, by name. The previous version ignores the table.
 const NOTES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("notes");
-/// How much of the file is kept in memory, in bytes: the state is there anyway, and is read from the file only at the start.
+/// How much of the file is cached in memory, in bytes: the state is in memory anyway, and is read from the file only at the start.
 const CACHE: usize = 64 * 1024 * 1024;
-/// How many rows are copied at once.
+/// How many rows are copied at a time.
 const PAGE: usize = 4000;
 
 /// What [`Backend::probe`] writes: a number.
@@ -46,13 +46,13 @@ const PROBE: TableDefinition<'_, &str, u64> = TableDefinition::new("probe");
 /// A file of rows.
 pub(super) struct Embedded {
     path: PathBuf,
-    /// None where it was closed after a failure, and could not be opened again.
+    /// None if it was closed after a failure, and could not be opened again.
     database: RwLock<Option<Database>>,
     reserve: Reserve,
 }
 
 impl Embedded {
-    /// Opens the file, and makes an empty one where there is none.
+    /// Opens the file, and creates an empty one if there is none.
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
         let path = path.to_owned();
         // It holds the secret keys with which requests are signed: it is private from the beginning.
@@ -63,7 +63,7 @@ impl Embedded {
             what: "open it",
             source: Box::new(redb::Error::Io(error)),
         })?;
-        // The checksum of every page is compared: what is damaged is found now, and not when it is needed.
+        // The checksum of every page is verified: damage is found now rather than when a page is needed.
         let database = open(&path, true)?;
         let reserve = Reserve::new(&path);
         let store = Self { path, database: RwLock::new(Some(database)), reserve };
@@ -116,7 +116,7 @@ impl Embedded {
     }
 }
 
-/// Opens the file. `checked`: whether all of it is compared with its checksums.
+/// Opens the file. `checked`: whether all checksums are verified.
 pub(super) fn open(path: &Path, checked: bool) -> Result<Database, StoreError> {
     let opened = catch_unwind(AssertUnwindSafe(|| {
         let mut builder = Database::builder();
@@ -134,7 +134,7 @@ fn failed(path: &Path, what: &'static str, source: redb::Error) -> StoreError {
     let path = path.to_owned();
     match source {
         redb::Error::Corrupted(message) => StoreError::Damaged { path, message },
-        // So the library says that something else is in the file.
+        // The library's error if the file contains something else.
         redb::Error::Io(error) if error.kind() == ErrorKind::InvalidData => {
             StoreError::Damaged { path, message: error.to_string() }
         }
@@ -142,7 +142,7 @@ fn failed(path: &Path, what: &'static str, source: redb::Error) -> StoreError {
     }
 }
 
-/// What a panic says.
+/// The message of a panic.
 pub(super) fn told(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     cut(text.unwrap_or("it cannot be read"), MAX_QUOTED)
@@ -347,7 +347,7 @@ impl Backend for Embedded {
             transaction.delete_table(TRAFFIC)?;
             Ok(transaction.commit()?)
         })?;
-        // That makes the tables anew, too.
+        // That creates the tables again, too.
         self.end_filling(before)
     }
 
@@ -388,8 +388,8 @@ impl Backend for Embedded {
     }
 
     fn recover(&self) -> Result<(), StoreError> {
-        // After an error of the disk the library does nothing more with a file until it is opened again; what was not finished is
-        // taken back then.
+        // After an I/O error the library does nothing more with a file until it is opened again; unfinished transactions
+        // are then rolled back.
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         *database = None;
         *database = Some(open(&self.path, false)?);
@@ -425,7 +425,7 @@ fn pages<T>(
     }
 }
 
-/// The tables beside the records, in a transaction.
+/// The tables of the audit trail, in a transaction.
 struct Trail<'a> {
     entries: redb::Table<'a, u64, &'static [u8]>,
     by: redb::Table<'a, (&'static str, u64), ()>,
@@ -455,7 +455,7 @@ impl Trail<'_> {
     fn remove(&mut self, old: &[(u64, Vec<String>)]) -> Result<(), redb::Error> {
         let newest = self.entries.last()?.map(|(number, _)| number.value());
         for (number, keys) in old {
-            // The newest keeps its place, so that numbers are not used again.
+            // The newest stays, so that numbers are not reused.
             if Some(*number) == newest {
                 continue;
             }

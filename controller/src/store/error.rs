@@ -11,7 +11,7 @@ pub enum StoreError {
     /// Another process has it.
     #[error("store {0}: another process uses it; is a controller running already?")]
     InUse(PathBuf),
-    /// The file system or the file's content said no.
+    /// The file system or the file's content caused an error.
     #[error("store {path}: cannot {what}: {source}")]
     Database {
         /// The file.
@@ -21,7 +21,7 @@ pub enum StoreError {
         /// Why it failed.
         source: Box<redb::Error>,
     },
-    /// etcd said no, or nothing.
+    /// etcd refused or did not answer.
     #[error("store {path}: cannot {what}: {source}{}", .source.hint())]
     Etcd {
         /// The place.
@@ -31,21 +31,21 @@ pub enum StoreError {
         /// Why it failed.
         source: Box<EtcdError>,
     },
-    /// Another controller may lead by now. Whether what was being written is kept is not known.
+    /// Another controller may lead by now. Whether the write was stored is unknown.
     #[error("store {path}: this controller lost leadership; retry, another controller takes over")]
     Deposed {
         /// The place.
         path: PathBuf,
     },
-    /// It was to be filled from another store, and that was never finished.
+    /// A copy or move into it was never finished.
     #[error("store {path}: a copy or move into this store was interrupted: run it again")]
     Unfinished {
         /// The place.
         path: PathBuf,
     },
-    /// It was moved to another place, where it goes on.
+    /// It was moved to another place.
     #[error(
-        "store {path} was moved to {to} at {at}, and is not to be used any more: what happened since is there. Use the settings that \
+        "store {path} was moved to {to} at {at}, and must not be used any more: later changes are only there. Use the settings that \
          name it; `cps-peering-controller move-store` brings it back"
     )]
     Moved {
@@ -56,9 +56,9 @@ pub enum StoreError {
         /// Since when.
         at: String,
     },
-    /// It was about to be moved to another place, and may go on there already.
+    /// A move to another place was begun, which may be in use already.
     #[error(
-        "store {path}: a move to {to}, begun at {at}, was cut off, so this store is not used: finish it with the same \
+        "store {path}: a move to {to}, begun at {at}, was interrupted, so this store is not used: finish it with the same \
          `cps-peering-controller move-store`. To go on here instead, if nothing was ever started with the other store: \
          `cps-peering-controller backup FILE`, then `cps-peering-controller restore --same-cluster FILE`"
     )]
@@ -70,22 +70,22 @@ pub enum StoreError {
         /// Since when.
         at: String,
     },
-    /// A record or entry that is larger than any may be.
+    /// A record or entry that is too large.
     #[error("store {path}: {key} would have {length} bytes, and may have {most}")]
     TooLarge {
         /// The place.
         path: PathBuf,
         /// The key.
         key: String,
-        /// How long its value is.
+        /// The size of its value.
         length: usize,
-        /// How long a value may be.
+        /// The maximum size.
         most: usize,
     },
     /// The content of the file is not what was written to it.
     #[error(
-        "store {path} is damaged ({message}), and was left as it is: `cps-peering-controller check-store` tells what can be read \
-         of it and what is lost; `cps-peering-controller restore COPY` replaces it with a copy"
+        "store {path} is damaged ({message}), and was left as it is: `cps-peering-controller check-store` reports what can be read \
+         and what is lost; `cps-peering-controller restore COPY` replaces it with a backup"
     )]
     Damaged {
         /// The file.
@@ -99,7 +99,7 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
-    /// A record is not what it should be.
+    /// A record cannot be read.
     #[error("store {path}: record {key} cannot be read: {source}")]
     Record {
         /// The file, or the place in etcd.
@@ -109,7 +109,7 @@ pub enum StoreError {
         /// What is wrong with it.
         source: FormatError,
     },
-    /// A record's key names no kind of record that this version knows.
+    /// A record of an unknown kind.
     #[error("store {path}: there is a record {key} that this version does not know")]
     UnknownRecord {
         /// The file, or the place in etcd.
@@ -120,20 +120,20 @@ pub enum StoreError {
     /// The thread that writes could not be started.
     #[error("the thread that writes to the store could not be started: {0}")]
     Thread(#[source] std::io::Error),
-    /// Somebody else has committed.
+    /// Another process has committed.
     #[error("store {path}: expected commit {expected} to be the last one, but it is {found}")]
     Overtaken {
         /// The file.
         path: PathBuf,
-        /// What the caller thought.
+        /// The expected commit.
         expected: u64,
-        /// What is there.
+        /// The actual last commit.
         found: u64,
     },
 }
 
 impl StoreError {
-    /// Whether what is stored is not what was written.
+    /// Whether the content is not what was written.
     pub fn is_damage(&self) -> bool {
         match self {
             StoreError::Damaged { .. } | StoreError::UnknownRecord { .. } => true,
@@ -142,17 +142,17 @@ impl StoreError {
         }
     }
 
-    /// Whether a newer release has written it: nothing is wrong with it, and that release can read it.
+    /// Whether a newer release wrote it: it is not damaged, and that release can read it.
     pub fn is_newer(&self) -> bool {
         matches!(self, StoreError::Record { source: FormatError::Newer { .. }, .. })
     }
 
-    /// Whether another start leads to the same: it is damaged, of a newer release, or elsewhere by now.
+    /// Whether a restart would fail in the same way: it is damaged, of a newer release, or was moved.
     pub fn is_lasting(&self) -> bool {
         self.is_damage() || self.is_newer() || matches!(self, StoreError::Moved { .. } | StoreError::Moving { .. })
     }
 
-    /// Whether there is no room for what was to be written.
+    /// Whether there is no space for the write.
     pub fn is_no_space(&self) -> bool {
         let full = |error: &std::io::Error| {
             use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};

@@ -1,31 +1,31 @@
-//! Why etcd has not done what it was asked.
+//! Errors of etcd.
 
 use cps_peering_http::tls::TlsError;
 use std::{io, path::PathBuf};
 use thiserror::Error;
 
-/// What gRPC calls an answer to who is not known (any more).
+/// gRPC's code for an unknown or expired token.
 const UNAUTHENTICATED: u64 = 16;
-/// What gRPC calls that something is used up.
+/// gRPC's code for an exhausted resource.
 const RESOURCE_EXHAUSTED: u64 = 8;
-/// What gRPC calls a value that is out of range: etcd says it of a revision that was compacted.
+/// gRPC's code for a value out of range: etcd uses it for a compacted revision.
 pub(super) const OUT_OF_RANGE: u64 = 11;
 
-/// etcd did not do what it was asked.
+/// etcd did not execute a request.
 #[derive(Debug, Error)]
 pub enum EtcdError {
-    /// No member answered. What was asked may have been done.
+    /// No member answered. The request may have been executed.
     #[error("no member of etcd answers: {0}")]
     Silent(String),
-    /// A member said no.
+    /// A member refused.
     #[error("etcd refuses: {message}")]
     Refused {
         /// The code of gRPC.
         code: u64,
-        /// What it said.
+        /// Its message.
         message: String,
     },
-    /// An answer makes no sense.
+    /// A response cannot be parsed.
     #[error("etcd answers what cannot be read: {0}")]
     Unreadable(String),
     /// The certificates cannot be used.
@@ -37,13 +37,13 @@ pub enum EtcdError {
     /// Others can read the password.
     #[error("setting `etcd.password_file`: {0} can be read by others: chmod 600 {0}")]
     OpenPassword(PathBuf),
-    /// The program has no room for what it takes to ask.
+    /// The client cannot be set up.
     #[error("cannot prepare to speak with etcd: {0}")]
     Unprepared(String),
 }
 
 impl EtcdError {
-    /// Whether the revision that was to be read is there no more.
+    /// Whether the requested revision was compacted.
     pub(in crate::store) fn is_compacted(&self) -> bool {
         matches!(self, EtcdError::Refused { code: OUT_OF_RANGE, .. })
     }
@@ -60,7 +60,7 @@ impl EtcdError {
         }
     }
 
-    /// Whether another member, or the same a little later, may answer otherwise: it has no leader, or is just stopping.
+    /// Whether another member, or the same a little later, may succeed: it has no leader, or is just stopping.
     pub(in crate::store) fn may_pass(&self) -> bool {
         const PASSING: [u64; 5] = [1, 2, 4, 13, 14];
         match self {
@@ -70,7 +70,7 @@ impl EtcdError {
         }
     }
 
-    /// For those who copy what takes long to copy.
+    /// A hint for those who copy a store for long.
     pub(crate) fn hint(&self) -> &'static str {
         if self.is_compacted() { "; etcd was compacted meanwhile: try again" } else { "" }
     }

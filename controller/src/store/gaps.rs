@@ -1,14 +1,14 @@
-//! Which events are gone before their time, because the audit trail had no more room: whoever would go on before them is told.
+//! Which events were dropped prematurely, because the audit trail was full: readers before them are told.
 
 use crate::events::{self, Event};
 use cps_peering_config::id::AccountId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// How many accounts are told from each other. Where there are more, those whose gap is the oldest share one with everybody.
+/// How many accounts are distinguished. If there are more, those with the oldest gaps share one.
 const MOST: usize = 4096;
 
-/// The newest entry of the audit trail with events that is gone, by account.
+/// The newest dropped entry of the audit trail with events, by account.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct EventGaps {
@@ -20,7 +20,7 @@ pub(super) struct EventGaps {
 }
 
 impl EventGaps {
-    /// As they were noted. What cannot be read is nothing.
+    /// Restores what was stored. Invalid data counts as nothing.
     pub(super) fn read(note: Option<&[u8]>) -> Self {
         note.and_then(|note| serde_json::from_slice(note).ok()).unwrap_or_default()
     }
@@ -29,7 +29,7 @@ impl EventGaps {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// An entry with these events goes. Whether that is to be noted.
+    /// An entry with these events is dropped. Returns whether this must be stored.
     pub(super) fn add(&mut self, number: u64, events: &[Event]) -> bool {
         if events.is_empty() {
             return false;
@@ -48,7 +48,7 @@ impl EventGaps {
         true
     }
 
-    /// The newest entry that is gone: of an account, or of any.
+    /// The newest dropped entry: of an account, or of any.
     pub(super) fn of(&self, account: Option<&AccountId>) -> u64 {
         account.map_or(self.newest, |account| self.accounts.get(account).copied().unwrap_or_default().max(self.others))
     }
@@ -80,7 +80,7 @@ mod tests {
         for number in 0..MOST as u64 {
             gaps.add(10 + number, &told(&format!("a{number}")));
         }
-        // Its own is the oldest: it is told for those of whom nothing is known.
+        // Its gap is the oldest: it counts for all accounts that are not named.
         assert_eq!((of(&gaps, "acme"), of(&gaps, "beta"), of(&gaps, "a7")), (5, 5, 17));
         assert_eq!(EventGaps::read(Some(&gaps.to_note())), gaps);
         assert_eq!(EventGaps::read(Some(b"rubbish")), EventGaps::default());

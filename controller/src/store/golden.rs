@@ -1,4 +1,4 @@
-//! Stores that earlier releases have written, in `tests/golden`: each release goes on with them.
+//! Stores that earlier releases have written, in `tests/golden`: this release continues with each of them.
 
 use super::{Origin, Store};
 use crate::{

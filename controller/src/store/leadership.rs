@@ -1,4 +1,4 @@
-//! Whether this process is the one that may write, and may tell hosts what to do.
+//! Whether this process may write, and configure hosts.
 
 use crate::clock::boot_ms;
 use std::sync::{
@@ -7,27 +7,27 @@ use std::sync::{
 };
 use tokio::sync::watch;
 
-/// How a lease stands, for whoever acts only while it holds.
+/// The state of a lease, for those who act only while it holds.
 pub struct LeaseState {
-    /// Until when nobody else can lead, by [`boot_ms`]; 0 when it is over.
+    /// Until when no other process can lead, by [`boot_ms`]; 0 when it is over.
     until_ms: AtomicU64,
     ended: watch::Sender<bool>,
 }
 
 impl LeaseState {
-    /// One that holds until then, by [`boot_ms`].
+    /// A lease that holds until a time, by [`boot_ms`].
     pub(super) fn new(until_ms: u64) -> Self {
         Self { until_ms: AtomicU64::new(until_ms), ended: watch::Sender::new(false) }
     }
 
-    /// Whether it is certain at this moment that nobody else leads.
+    /// Whether it is certain at this moment that no other process leads.
     pub(super) fn holds(&self) -> bool {
         boot_ms() < self.until_ms.load(Ordering::Acquire)
     }
 
     /// It was renewed.
     pub(super) fn extend(&self, until_ms: u64) {
-        // Whoever has ended it meanwhile has the last word.
+        // If it was ended meanwhile, it stays ended.
         let _ =
             self.until_ms.fetch_update(Ordering::AcqRel, Ordering::Acquire, |before| (before > 0).then_some(until_ms));
     }
@@ -39,7 +39,7 @@ impl LeaseState {
     }
 }
 
-/// By what right this process leads. It is handed to whoever acts, and asked each time before something is sent.
+/// The leadership of this process. It is handed to those who act, and checked each time before something is sent.
 #[derive(Clone)]
 pub enum Leadership {
     /// The store is locked for this process as long as it is open.
@@ -51,7 +51,7 @@ pub enum Leadership {
 }
 
 impl Leadership {
-    /// Whether it is certain at this moment that nobody else leads. What is said after that may contradict another.
+    /// Whether it is certain at this moment that no other process leads. Later statements may contradict another leader.
     pub fn holds(&self) -> bool {
         match self {
             Leadership::Sole => true,
@@ -60,7 +60,7 @@ impl Leadership {
         }
     }
 
-    /// Waits until this process leads no more; for ever where it is the only one.
+    /// Completes when this process has lost leadership; never if it is the only one.
     pub async fn lost(&self) {
         match self {
             Leadership::Sole => std::future::pending().await,

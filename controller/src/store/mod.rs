@@ -1,5 +1,5 @@
-//! Where the state is kept: the records of the state, the audit trail and what is to be charged, in a file ([`Store::open`]) or
-//! in etcd ([`Store::lead`]). Both hold the same rows; what the rows mean is said here.
+//! The store: records of the state, the audit trail and charged periods, in a file ([`Store::open`]) or
+//! in etcd ([`Store::lead`]). Both hold the same rows, whose meaning is defined here.
 
 mod backup;
 mod backup_error;
@@ -66,10 +66,10 @@ use std::{
 struct Moved {
     to: String,
     at: String,
-    /// Which move it was, to be found again where it went.
+    /// The id of the move, which is also stored at its target.
     #[serde(default)]
     id: String,
-    /// Whether it may not have arrived. Earlier releases take it for moved all the same, and do not start.
+    /// Whether it may not have been completed. Earlier releases take it for moved anyway, and do not start.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     unfinished: bool,
 }
@@ -82,13 +82,13 @@ impl Moved {
     }
 }
 
-/// How long a new leader waits for its copy to be as new as the store.
+/// How long a new leader waits for its copy to catch up with the store.
 const CATCH_UP: Duration = Duration::from_secs(2);
 
 /// One side of a peering: the peering, and the side's VNI.
 pub type SideKey = (PeeringId, Vni);
 
-/// Behind the id of a peering: how it went with a side. No peering has such an id.
+/// Appended to the id of a peering: the history of a side. No peering has such an id.
 const SERIES: &str = "+series";
 
 /// What a controller begins with.
@@ -96,7 +96,7 @@ const SERIES: &str = "+series";
 pub struct Content {
     /// The records.
     pub state: State,
-    /// What was counted for sides of peerings, as it is stored.
+    /// Counters of sides of peerings, in stored form.
     pub(crate) traffic: BTreeMap<SideId, Vec<u8>>,
 }
 
@@ -106,12 +106,12 @@ pub struct Store {
     backups: PathBuf,
     backend: Box<dyn Backend>,
     leadership: Leadership,
-    /// What a newer release has written into records.
+    /// Unknown fields of records, written by a newer release.
     retained: Arc<Retained>,
 }
 
 impl Store {
-    /// Opens the store in one file, for one process, and makes an empty one where there is none.
+    /// Opens the store in one file, for one process, and creates an empty one if there is none.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let path = path.as_ref().to_owned();
         let backend = Box::new(embedded::Embedded::open(&path)?);
@@ -124,23 +124,23 @@ impl Store {
         })
     }
 
-    /// Leads the controllers that share a store in etcd, under a new epoch. None if another one still does after `wait`. `url`
+    /// Becomes leader of the controllers that share a store in etcd, under a new epoch. None if another one still leads after `wait`. `url`
     /// is where the others find this one.
     pub fn lead(cluster: &Arc<Cluster>, url: &str, wait: Duration) -> Result<Option<Self>, StoreError> {
         let Some(store) = Self::claim(cluster, Some(url), wait)? else { return Ok(None) };
         store.is_here()?;
         let meta = store.meta()?.unwrap_or_default();
-        // Agents refuse what the leader before may still send. Before the first commit, there was none.
+        // Agents refuse what the previous leader may still send. Before the first commit, there was none.
         let epoch = if meta.number == 0 { meta.epoch } else { meta.epoch + 1 };
         let renewed = Meta { epoch, number: meta.number + 1, ..meta };
         store.commit(&[Change::Meta(renewed)], &[], &[], meta.number)?;
         Ok(Some(store))
     }
 
-    /// Leads if nobody does, with a copy that is as good as what is stored.
+    /// Becomes leader if there is none, with a copy that is complete.
     pub fn lead_with(copy: &Replica, url: &str) -> Result<Option<(Self, Content)>, StoreError> {
         let Some(mut store) = Self::lead(copy.cluster(), url, Duration::ZERO)? else { return Ok(None) };
-        // Nobody else writes now: once the copy has this controller's own first commit, it has everything.
+        // No other process writes now: once the copy has this controller's own first commit, it has everything.
         if let Some(content) = copy.take(copy.cluster().last_written()?, CATCH_UP) {
             store.retained = copy.retained();
             return Ok(Some((store, content)));
@@ -150,13 +150,13 @@ impl Store {
         Ok(Some((store, content)))
     }
 
-    /// Keeps controllers from leading, to change what they share as a whole.
+    /// Keeps controllers from leading, to change their store as a whole.
     pub fn hold(cluster: &Arc<Cluster>) -> Result<Self, StoreError> {
         let held = Self::claim(cluster, None, cluster.patience())?;
         held.ok_or_else(|| StoreError::InUse(cluster.place().to_owned()))
     }
 
-    /// Looks at what is in etcd without holding anybody up. It cannot be written.
+    /// Reads what is in etcd without affecting others. It cannot be written.
     pub fn look(cluster: &Arc<Cluster>) -> Self {
         Self::in_etcd(cluster, etcd::Etcd::reading(Arc::clone(cluster)))
     }
@@ -172,17 +172,17 @@ impl Store {
         Self { path, backups, backend: Box::new(backend), leadership, retained: Arc::default() }
     }
 
-    /// By what right this process writes.
+    /// This process's leadership.
     pub fn leadership(&self) -> &Leadership {
         &self.leadership
     }
 
-    /// Leads no more, so that another one may at once. Nothing is written any more.
+    /// Gives up leadership, so that another process can lead immediately. Nothing is written any more.
     pub fn leave(&self) {
         self.backend.leave();
     }
 
-    /// What it is called in errors.
+    /// Its name in errors.
     pub(crate) fn place(&self) -> &Path {
         &self.path
     }
@@ -213,7 +213,7 @@ impl Store {
         Ok(state)
     }
 
-    /// The same with what was counted: what a controller begins with.
+    /// The same with counters: what a controller begins with.
     pub fn content(&self) -> Result<Content, StoreError> {
         self.is_here()?;
         let state = self.load()?;
@@ -222,30 +222,30 @@ impl Store {
         Ok(Content { state, traffic })
     }
 
-    /// All rows as they are at one moment.
+    /// All rows as of one moment.
     fn dump(&self, take: &mut dyn FnMut(raw::Page) -> Result<(), StoreError>) -> Result<(), StoreError> {
         self.backend.dump(take)
     }
 
-    /// Whether it goes on here, and was not moved elsewhere.
+    /// Checks that it was not moved elsewhere.
     fn is_here(&self) -> Result<(), StoreError> {
         self.moved()?.map_or(Ok(()), |moved| Err(moved.error(&self.path)))
     }
 
-    /// Where it went, if it goes on in another place.
+    /// Where it was moved to, if it was.
     fn moved(&self) -> Result<Option<Moved>, StoreError> {
-        // Whatever the note says, it was moved.
+        // Even if the note cannot be read, it was moved.
         Ok(self.backend.note(MOVED)?.map(|note| format::read(&note).unwrap_or_default()))
     }
 
-    /// Says that it goes on in another place.
+    /// Marks it as moved.
     fn mark_moved(&self, moved: &Moved) -> Result<(), StoreError> {
         let note = self.rows().row(MOVED.to_owned(), Some(moved))?.1.unwrap_or_default();
         self.write_notes(vec![(MOVED, note)])
     }
 
-    /// Commits changes durably with what is to be charged because of them and what the audit trail says about them, all or
-    /// none, if `expected` is the number of the last commit. The changes hold the new one.
+    /// Commits changes durably, with charged periods and entries of the audit trail, all or
+    /// none, if `expected` is the number of the last commit. The changes contain the new one.
     pub fn commit(
         &self,
         changes: &[Change],
@@ -256,8 +256,8 @@ impl Store {
         self.commit_rows(&self.encode(changes, periods, entries)?, expected)
     }
 
-    /// Makes rows of changes with what is to be charged because of them and what the audit trail says about them. Refuses what
-    /// is larger than a record or entry may be.
+    /// Encodes changes, charged periods and entries of the audit trail as rows. Refuses records and entries
+    /// that are too large.
     pub(crate) fn encode(&self, changes: &[Change], periods: &[Period], entries: &[Entry]) -> Result<Rows, StoreError> {
         let batch = Batch { entries: self.encode_entries(entries)?, ..Batch::default() };
         let owned = entries.iter().zip(&batch.entries);
@@ -290,35 +290,35 @@ impl Store {
         self.backend.write(what, &rows.batch)
     }
 
-    /// Writes something that means nothing, to see whether a write works.
+    /// Writes something without meaning, to check whether writes work.
     pub fn probe(&self) -> Result<(), StoreError> {
         self.backend.probe()
     }
 
-    /// After a write has failed: makes the store usable again. The number of the last commit that it holds. Where several
-    /// controllers share a store, this one leads no more then.
+    /// After a failed write: makes the store usable again. Returns the number of its last commit. If several
+    /// controllers share the store, this one gives up leadership.
     pub fn recover(&self) -> Result<u64, StoreError> {
         self.backend.recover()?;
         Ok(self.meta()?.unwrap_or_default().number)
     }
 
-    /// How much room there is, where `reserve` bytes are to be kept free for what makes room; none where that is not known.
+    /// How much space there is, with `reserve` bytes to be kept free for writes that free space; none if unknown.
     pub fn space(&self, reserve: u64) -> Result<Option<Space>, StoreError> {
         self.backend.space(reserve)
     }
 
-    /// Takes the reserve off the disk, for nobody else to fill. Whether it is there.
+    /// Allocates the reserve on the disk, so that nobody else uses it. Returns whether it is there.
     pub fn hold_reserve(&self, reserve: u64) -> bool {
         self.backend.hold_reserve(reserve)
     }
 
-    /// Gives the reserve to what is written next. Whether there was one.
+    /// Releases the reserve for the next writes. Returns whether there was one.
     pub fn free_reserve(&self) -> bool {
         self.backend.free_reserve()
     }
 
     /// The closed periods that an account pays for and that are in a window, in milliseconds since 1970-01-01 UTC, in the order of
-    /// their ends: one after the other, as long as `take` says true.
+    /// their ends, as long as `take` returns true.
     pub fn periods(
         &self,
         payer: &AccountId,
@@ -329,19 +329,19 @@ impl Store {
         self.backend.periods(payer.as_str(), window, &mut parsed)
     }
 
-    /// Adds to the audit trail alone. Of whom the entries are, and how many bytes they take.
+    /// Appends to the audit trail alone. Returns the owners of the entries and their sizes in bytes.
     pub fn append(&self, entries: &[Entry]) -> Result<Vec<(String, u64)>, StoreError> {
         let rows = self.encode(&[], &[], entries)?;
         self.backend.write("add to the audit trail", &rows.batch)?;
         Ok(rows.owners)
     }
 
-    /// What was noted under a name by a controller before, or by this one in its life before.
+    /// A note with this name, by a previous controller or an earlier run of this one.
     pub(crate) fn note(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
         self.backend.note(name)
     }
 
-    /// Notes something for the controller after this one. It is no commit.
+    /// Writes notes for the next controller. This is no commit.
     pub(crate) fn write_notes(&self, notes: Vec<(&'static str, Vec<u8>)>) -> Result<(), StoreError> {
         if notes.is_empty() {
             return Ok(());
@@ -349,19 +349,19 @@ impl Store {
         self.backend.write("note something", &Batch { notes, ..Batch::default() })
     }
 
-    /// The number of the newest entry of the audit trail; 0 where there is none.
+    /// The number of the newest entry of the audit trail; 0 if there is none.
     pub fn newest_entry(&self) -> Result<u64, StoreError> {
         let newest = self.backend.audit(&Lookup { key: None, before: None, limit: Some(1) })?;
         Ok(newest.first().map_or(0, |(number, _)| *number))
     }
 
-    /// Entries of the audit trail behind a number, the oldest first: of whom, and how many bytes.
+    /// Entries of the audit trail after a number, the oldest first: owners and sizes in bytes.
     pub(crate) fn entries_after(&self, after: u64, limit: usize) -> Result<Vec<Dropped>, StoreError> {
         let rows = self.backend.audit_after(None, after, limit)?;
         Ok(rows.iter().map(|(number, value)| Dropped::of(*number, value).0).collect())
     }
 
-    /// Drops the oldest entries of one who acts, some at a time, until `surplus` bytes are free.
+    /// Drops the oldest entries of an owner, some at a time, until `surplus` bytes are free.
     pub(crate) fn drop_entries(
         &self,
         owner: &str,
@@ -371,7 +371,7 @@ impl Store {
     ) -> Result<Drops, StoreError> {
         let (key, after) = match what {
             Droppable::Refusals => (Some(format!("refused/{owner}")), 0),
-            // An account's entries are found by it; those of others are gone through.
+            // An account's entries have an index; those of others are searched.
             Droppable::Own { after } | Droppable::Everything { after } => {
                 (Some(owner.to_owned()).filter(|owner| owner.starts_with("account/")), after)
             }
@@ -392,7 +392,7 @@ impl Store {
             }
         }
         if !removed.is_empty() {
-            // Before they are gone: whoever has not read them yet is told so.
+            // Before they are dropped: readers that have not read them yet are told.
             let gone = rows.iter().filter(|(number, _)| removed.iter().any(|(it, _)| it == number));
             self.note_gaps(gone.filter_map(|(number, value)| Some((*number, serde_json::from_slice(value).ok()?))))?;
             self.backend.remove_entries(&removed)?;
@@ -407,25 +407,25 @@ impl Store {
         if changed { self.write_notes(vec![(EVENT_GAPS, gaps.to_note())]) } else { Ok(()) }
     }
 
-    /// The newest entry with events of an account, or of anybody, that had to go before its time for want of room; 0 where there is
-    /// none.
+    /// The newest entry with events of an account, or of anyone, that was dropped prematurely for lack of space; 0 if
+    /// there is none.
     pub fn event_gap(&self, account: Option<&AccountId>) -> Result<u64, StoreError> {
         Ok(EventGaps::read(self.note(EVENT_GAPS)?.as_deref()).of(account))
     }
 
-    /// Forgets entries of the audit trail that are older than `until_ms`, some at a time. Returns what it has forgotten, and the
-    /// newest entry of all if that is so old: it keeps its place, so that no number is used again.
+    /// Forgets entries of the audit trail that are older than `until_ms`, some at a time. Returns those, and the
+    /// newest entry of all if it is that old: it stays, so that no number is reused.
     pub fn forget(&self, until_ms: u64) -> Result<Vec<Dropped>, StoreError> {
         const AT_ONCE: usize = 1000;
         let old = |limit| -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
             let mut rows = self.backend.audit_after(None, 0, limit)?;
-            // One that cannot be read is as old as the one behind it.
+            // An unreadable one is as old as the next one.
             let age = |value: &[u8]| serde_json::from_slice::<Entry>(value).map_or(0, |entry| entry.time_ms);
             let count = rows.iter().take_while(|(_, value)| age(value) < until_ms).count();
             rows.truncate(count);
             Ok(rows)
         };
-        // Most of the time there is nothing to forget, which one row says.
+        // Usually there is nothing to forget, which one row tells.
         if old(1)?.is_empty() {
             return Ok(Vec::new());
         }
@@ -440,7 +440,7 @@ impl Store {
         Ok(dropped)
     }
 
-    /// Entries of the audit trail with events of an account, or of anybody, from a number on, the oldest first.
+    /// Entries of the audit trail with events of an account, or of anyone, from a number on, the oldest first.
     pub fn entries_with_events(
         &self,
         account: Option<&AccountId>,
@@ -453,14 +453,14 @@ impl Store {
             .collect()
     }
 
-    /// Looks into the audit trail: entries with their numbers, the newest first.
+    /// Reads the audit trail: entries with their numbers, the newest first.
     pub fn audit(&self, query: &Query) -> Result<Vec<(u64, Entry)>, StoreError> {
         let key = match (&query.request, &query.account) {
             (Some(request), _) => Some(format!("request/{request}")),
             (None, Some(account)) => Some(format!("account/{account}")),
             (None, None) => None,
         };
-        // A request has few entries, of which the account may be no part.
+        // A request has few entries, which may not concern the account.
         let limit = query.request.is_none().then_some(query.limit.max(1));
         let rows = self.backend.audit(&Lookup { key, before: query.before, limit })?;
         let mut entries = Vec::with_capacity(rows.len());
@@ -474,7 +474,7 @@ impl Store {
         Ok(entries)
     }
 
-    /// What was counted for sides of peerings.
+    /// Counters of sides of peerings.
     pub fn traffic<T: DeserializeOwned>(&self) -> Result<Vec<(SideKey, T)>, StoreError> {
         self.traffic_of(self.backend.traffic()?.into_iter().map(|(peering, vni, value)| ((peering, vni), value)))
     }
@@ -494,7 +494,7 @@ impl Store {
         Ok(sides)
     }
 
-    /// Keeps what was counted for some sides, and forgets others.
+    /// Stores counters of some sides, and deletes others.
     pub fn save_traffic<T: Serialize>(&self, rows: &[(SideKey, T)], gone: &[SideKey]) -> Result<(), StoreError> {
         if rows.is_empty() && gone.is_empty() {
             return Ok(());
@@ -511,7 +511,7 @@ impl Store {
         self.backend.write("keep what was counted", &batch)
     }
 
-    /// How it went with some sides, from rows that were read already. What cannot be read is not worth a start that fails.
+    /// The history of some sides, from rows that were read already. Unreadable ones are not worth a failed start.
     pub(crate) fn series_of<T: DeserializeOwned>(&self, rows: &BTreeMap<SideId, Vec<u8>>) -> Vec<(SideKey, T)> {
         let read = |((name, vni), value): (&SideId, &Vec<u8>)| {
             let peering = name.strip_suffix(SERIES)?.parse().ok()?;
@@ -522,7 +522,7 @@ impl Store {
         rows.iter().filter_map(read).collect()
     }
 
-    /// Keeps how it went with some sides.
+    /// Stores the history of some sides.
     pub(crate) fn save_series<T: Serialize>(&self, rows: &[(SideKey, T)]) -> Result<(), StoreError> {
         let mut batch = Batch::default();
         for ((peering, vni), value) in rows {

@@ -1,4 +1,4 @@
-//! From one store to another: copies brought back into etcd, and moves from a file to etcd and back.
+//! Moves between stores: backups restored into etcd, and moves from a file to etcd and back.
 
 use super::{
     BackupError, Cluster, Moved, Origin, Restored, Store, StoreError,
@@ -26,7 +26,7 @@ use std::{
 };
 
 impl Store {
-    /// Opens the store of some settings for changing it as a whole: no controller may use it meanwhile.
+    /// Opens the store of some settings to change it as a whole: no controller can use it meanwhile.
     pub fn hold_place(place: StorePlace<'_>) -> Result<Self, StoreError> {
         match place {
             StorePlace::Embedded(path) => Self::open(path),
@@ -34,16 +34,16 @@ impl Store {
         }
     }
 
-    /// Its last commit; none where there was none.
+    /// Its last commit; none if there was none.
     fn revision(&self) -> Result<Option<Revision>, StoreError> {
         let meta = self.meta()?.filter(|meta| meta.number > 0);
         Ok(meta.map(|meta| Revision { epoch: meta.epoch, number: meta.number }))
     }
 
-    /// Puts a copy in the place of what etcd holds, as [`Self::restore`] does with a file. What etcd held is copied into the
+    /// Replaces the content of etcd by a backup, as [`Self::restore`] does with a file. The previous content is copied into the
     /// folder for backups first.
     pub fn restore_into(&self, backup: &Path, epoch: Option<u64>, origin: Origin) -> Result<Restored, BackupError> {
-        // Opening a store writes to it, and a copy is to stay as it is.
+        // Opening a store writes to it, and a backup must not change.
         let folder = tempfile::tempdir().map_err(failed("make a folder", &std::env::temp_dir()))?;
         let copy = Store::open_copy(backup, &folder.path().join("copy"))?;
         self.fill_from(&copy, epoch, origin, &mut || Ok(())).map_err(|error| match error {
@@ -52,16 +52,16 @@ impl Store {
         })
     }
 
-    /// Copies everything into another place, under a new epoch, above those of both stores. This one stays as it is, but for that it
-    /// says where it went and is of no use to a controller any more. What is in the other place is kept beside it or in the folder for backups, and is replaced only by `force`.
+    /// Copies everything into another place, under a new epoch, above those of both stores. This store stays as it is, except that it
+    /// is marked as moved, and no controller starts with it any more. The other place's content is kept beside it or in the folder for backups, and is replaced only with `force`.
     ///
-    /// At each moment at most one of both is of use: before the other one becomes a store, this one says that it is on its way there. A
-    /// move that was cut off is finished by another one to the same place.
+    /// At each moment at most one of both is usable: before the other place becomes a store, this one is marked as being moved. An
+    /// interrupted move is finished by another one to the same place.
     pub fn move_to(&self, place: StorePlace<'_>, force: bool) -> Result<Restored, BackupError> {
         self.move_in_steps(place, force, &mut || Ok(()))
     }
 
-    /// The same. `between` is called between its steps, and cuts it off with an error.
+    /// The same. `between` is called between its steps, and interrupts it with an error.
     pub(super) fn move_in_steps(
         &self,
         place: StorePlace<'_>,
@@ -91,15 +91,15 @@ impl Store {
         Ok(restored)
     }
 
-    /// What is in a place, if a move was the last that happened to it as a whole. Where the place is shared, one that leads there already
-    /// is not disturbed.
+    /// The content of a place, if this move was the last operation on it as a whole. If the place is shared, a controller that leads there
+    /// already is not disturbed.
     fn arrived(place: StorePlace<'_>, id: &str) -> Result<Option<Restored>, BackupError> {
         let other = match place {
             StorePlace::Embedded(path) if !path.exists() => return Ok(None),
             StorePlace::Embedded(path) => Self::open(path)?,
             StorePlace::Etcd(settings) => Self::look(&Arc::new(Cluster::new(settings)?)),
         };
-        // One that is being filled has no revision.
+        // A store that is being filled has no revision.
         let Some(revision) = other.revision()? else { return Ok(None) };
         if other.note(ARRIVED)?.as_deref() != Some(id.as_bytes()) {
             return Ok(None);
@@ -109,7 +109,7 @@ impl Store {
         Ok(Some(Restored { revision, cluster: meta.cluster, held: meta.held, counts, replaced: None }))
     }
 
-    /// What is to be known in the place that it moves to, before that is of use.
+    /// Writes to the target what it must contain before it becomes usable.
     fn take_along(&self, from: &Store, moved: &Moved) -> Result<(), BackupError> {
         self.take_notes(from)?;
         Ok(self.write_notes(vec![(ARRIVED, moved.id.clone().into_bytes())])?)
@@ -146,7 +146,7 @@ impl Store {
             return Err(holds(path, revision));
         }
         let moving = path.with_extension("moving");
-        // What is left of an attempt that was cut off.
+        // The remains of an interrupted attempt.
         let _ = fs::remove_file(&moving);
         self.duplicate(&moving)?;
         Store::open(&moving)?.take_along(self, moved)?;
@@ -163,7 +163,7 @@ impl Store {
         })
     }
 
-    /// `ready` is called when it is filled, before it is of use.
+    /// `ready` is called when it is filled, before it becomes usable.
     fn fill_from(
         &self,
         from: &Store,
@@ -191,7 +191,7 @@ impl Store {
         };
         let renewed = in_new_epoch(state.meta(), before, epoch, origin)?;
         let encode = |meta: Meta| from.rows().encode(&Change::Meta(meta)).map(|(_, value)| value.unwrap_or_default());
-        // Where it is cut off, the next one finds which epochs there have been.
+        // If this is interrupted, the next attempt finds the previous epochs.
         self.backend.begin_filling(encode(Meta { number: 0, ..before.unwrap_or(renewed) })?)?;
         from.backend.dump(&mut |page| {
             self.backend.fill(match page {
@@ -209,11 +209,11 @@ impl Store {
         Ok(Restored { revision, cluster: renewed.cluster, held: renewed.held, counts, replaced })
     }
 
-    /// The folder for what is about to be replaced, and whoever may use what is made in it.
+    /// Creates the folder for what is about to be replaced, and returns how to set the owner of new files.
     fn folder_to_keep(&self) -> Result<impl Fn(&Path) -> Result<(), BackupError>, BackupError> {
         let above = self.backups.parent().unwrap_or(Path::new("."));
         let owner = fs::metadata(above).map_err(failed("look at the folder", above))?;
-        // Whoever may use the folder above may use what is made in it.
+        // Owned by the owner of the folder above.
         let give =
             move |path: &Path| chown(path, Some(owner.uid()), Some(owner.gid())).map_err(failed("give away", path));
         match DirBuilder::new().mode(0o700).create(&self.backups) {
@@ -231,7 +231,7 @@ impl Store {
         if !file.exists() {
             match self.back_up(&file) {
                 Ok(_) => give(&file)?,
-                // Nobody can read it, so it does not become a copy.
+                // It cannot be read, so it does not become a backup.
                 Err(BackupError::Store(error)) if error.is_damage() || error.is_newer() => return self.keep_damaged(),
                 Err(error) => return Err(error),
             }
@@ -239,16 +239,16 @@ impl Store {
         Ok(file)
     }
 
-    /// Puts what is about to be replaced, and cannot be read, into a file as it is.
+    /// Copies unreadable content that is about to be replaced into a file as it is.
     fn keep_damaged(&self) -> Result<PathBuf, BackupError> {
         let give = self.folder_to_keep()?;
-        // What is named as a copy counts as one.
+        // Files with the extension of backups count as such.
         let file = self.backups.join(format!("replaced-{}.damaged", now_ms()));
         let unfinished = file.with_extension("unfinished");
         self.dump_to(&unfinished)?;
         give(&unfinished)?;
         fs::rename(&unfinished, &file).map_err(failed("finish", &file))?;
-        // What is there is deleted next.
+        // The original is deleted next.
         sync_folder(&file).map_err(failed("finish", &file))?;
         Ok(file)
     }
@@ -259,16 +259,16 @@ mod tests {
     use super::*;
     use crate::store::backup::fixtures::{apply, regions};
 
-    /// A move that ends with an error at one of its steps is like one that is killed there: nothing is taken back.
+    /// A move that ends with an error at one of its steps is like one that is killed there: nothing is undone.
     #[test]
-    fn wherever_a_move_is_cut_off_at_most_one_store_starts_and_the_next_move_finishes_it() {
+    fn an_interrupted_move_leaves_at_most_one_usable_store_and_the_next_move_finishes_it() {
         let cut = || BackupError::Temporary;
         let (mut points, mut arrived) = (0, 0);
         loop {
             let folder = tempfile::tempdir().unwrap();
             let [from, to, third] = ["store.redb", "other.redb", "third.redb"].map(|name| folder.path().join(name));
             apply(&from, &["north"]);
-            // It holds something else, which is of use until it is replaced.
+            // It has other content, which is usable until it is replaced.
             apply(&to, &["east", "west"]);
             let place = StorePlace::Embedded(&to);
             let mut left = points;
@@ -283,13 +283,13 @@ mod tests {
             assert!(here.is_err() || *there.as_ref().unwrap() == 2, "after {points} steps");
             if let (Err(error), false) = (&here, whole) {
                 let told = error.to_string();
-                assert!(told.contains("was cut off") && told.contains("other.redb"), "{told}");
+                assert!(told.contains("was interrupted") && told.contains("other.redb"), "{told}");
                 let other = Store::open(&from).unwrap().move_to(StorePlace::Embedded(&third), true).unwrap_err();
                 assert!(matches!(other, BackupError::Store(StoreError::Moving { .. })), "{other}");
                 assert!(!third.exists());
             }
             if !whole && there.unwrap() == 1 {
-                // It has been in use since: nothing of that is lost.
+                // It has been used since: nothing of that is lost.
                 arrived += 1;
                 apply(&to, &["north", "south", "east"]);
             }
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_whose_move_was_cut_off_can_be_kept() {
+    fn a_store_whose_move_was_interrupted_can_be_kept() {
         let folder = tempfile::tempdir().unwrap();
         let [from, to, copy] = ["store.redb", "other.redb", "copy"].map(|name| folder.path().join(name));
         apply(&from, &["north"]);

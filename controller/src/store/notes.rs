@@ -1,28 +1,28 @@
-//! What the one who leads notes for the next one. Notes are no commits, and copies of a store go without them; a store that goes on in
+//! Notes of the leader for the next one. Notes are no commits, and backups go without them; a store that is moved to
 //! another file or place takes them along.
 
 use super::{Store, StoreError};
 
-/// The time that has passed.
+/// The elapsed time.
 pub(crate) const CLOCK: &str = "clock";
-/// How often accounts were told of each other's networks.
+/// What accounts were told about each other's networks.
 pub(crate) const DISCLOSURES: &str = "disclosures";
-/// What was told to be out of sync.
+/// What was reported as out of sync.
 pub(crate) const OUT_OF_SYNC: &str = "out-of-sync";
-/// How far each webhook is.
+/// The positions of webhooks.
 pub(crate) const WEBHOOKS: &str = "webhooks";
-/// Which events had to go before their time.
+/// Events that were dropped prematurely.
 pub(super) const EVENT_GAPS: &str = "event-gaps";
-/// That the store was moved, and where it is now. It stays where it was written.
+/// That the store was moved, and where to. It stays where it was written.
 pub(super) const MOVED: &str = "moved";
-/// Which move has brought the store here. It stays where it was written.
+/// The move that brought the store here. It stays where it was written.
 pub(super) const ARRIVED: &str = "arrived";
 
-/// Those that go with the store.
+/// The notes that are taken along.
 const GO_ALONG: [&str; 5] = [CLOCK, DISCLOSURES, OUT_OF_SYNC, WEBHOOKS, EVENT_GAPS];
 
 impl Store {
-    /// Takes the notes of the store that this one goes on from.
+    /// Takes over the notes of the store that this one continues.
     pub(crate) fn take_notes(&self, from: &Store) -> Result<(), StoreError> {
         let mut notes = Vec::new();
         for name in GO_ALONG {

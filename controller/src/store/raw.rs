@@ -1,4 +1,4 @@
-//! What both stores are made of: rows of bytes. What they mean is [`super`]'s business.
+//! The interface of both kinds of stores: rows of bytes. Their meaning is defined by [`super`].
 
 use super::StoreError;
 use crate::{audit::Entry, events};
@@ -8,33 +8,33 @@ use std::ops::Range;
 /// Payer, end, peering, beginning.
 pub(super) type PeriodKey = (String, u64, String, u64);
 
-/// What an entry of the audit trail is looked for by, and the entry.
+/// A search key of an entry of the audit trail, and the entry's number.
 pub(super) type EncodedEntry = (Vec<String>, Vec<u8>);
 
-/// Peering, VNI, what was counted.
+/// Peering, VNI, counters.
 pub(super) type SideRow = (String, u32, Vec<u8>);
 
 /// Peering and VNI.
 pub(super) type SideId = (String, u32);
 
-/// The longest value of a row, in bytes: what etcd takes of one in a transaction (`--max-request-bytes`, 1.5 MiB) with what is
-/// around it. A file would take more; what is legal does not depend on where it is kept.
+/// The maximum size of a row's value, in bytes: what etcd accepts in a transaction (`--max-request-bytes`, 1.5 MiB) including the
+/// encoding. A file would accept more, but validity must not depend on the kind of store.
 pub(super) const MAX_VALUE: usize = (1 << 20) + (1 << 18);
 
-/// What is written at once.
+/// Rows that are written together.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Batch {
-    /// Records by kind and id, `host/h1`; none for those that go.
+    /// Records by kind and id, `host/h1`; none for deleted ones.
     pub(super) records: Vec<(String, Option<Vec<u8>>)>,
     pub(super) periods: Vec<(PeriodKey, Vec<u8>)>,
     pub(super) entries: Vec<EncodedEntry>,
     pub(super) traffic: Vec<(SideId, Option<Vec<u8>>)>,
-    /// What the controller notes for its next life, by name. Copies and backups go without.
+    /// Notes of the controller for its next run, by name. Backups go without.
     pub(super) notes: Vec<(&'static str, Vec<u8>)>,
 }
 
 impl Batch {
-    /// Puts another one behind it.
+    /// Appends another one.
     pub(super) fn append(&mut self, other: Batch) {
         self.records.extend(other.records);
         self.periods.extend(other.periods);
@@ -44,17 +44,17 @@ impl Batch {
     }
 }
 
-/// How much room the place of a store has, in bytes.
+/// The space on the disk of a store, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
-    /// How much there is for everybody's use.
+    /// How much is free.
     pub free: u64,
-    /// How much is to be kept free for what makes room.
+    /// How much is to be kept free for writes that free space.
     pub reserve: u64,
 }
 
 impl Space {
-    /// Whether only what makes room may be written.
+    /// Whether only writes that free space are allowed.
     pub fn is_low(&self) -> bool {
         self.free < self.reserve
     }
@@ -69,31 +69,31 @@ pub(super) enum Page {
     Traffic(Vec<SideRow>),
 }
 
-/// Which entries of the audit trail are meant: the newest.
+/// A search for the newest entries of the audit trail.
 #[derive(Debug, Default)]
 pub(super) struct Lookup {
     /// One of [`keys`].
     pub(super) key: Option<String>,
     /// Only those with a lower number.
     pub(super) before: Option<u64>,
-    /// At most so many.
+    /// At most this many.
     pub(super) limit: Option<usize>,
 }
 
-/// A place for rows.
+/// A store of rows.
 pub(super) trait Backend: Send + Sync {
     /// Writes everything or nothing, durably, if `expected` is the number of the last commit. `number` is the new one.
     fn commit(&self, batch: &Batch, expected: u64, number: u64) -> Result<(), StoreError>;
-    /// Writes what is no commit. Rows that belong together stay so.
+    /// Writes what is no commit. Rows that belong together are written together.
     fn write(&self, what: &'static str, batch: &Batch) -> Result<(), StoreError>;
-    /// Entries of the audit trail behind a number, the oldest first: at most `limit` of those that are looked for by `key`.
+    /// Entries of the audit trail after a number, the oldest first: at most `limit` of those with the search key `key`.
     fn audit_after(&self, key: Option<&str>, after: u64, limit: usize) -> Result<Vec<(u64, Vec<u8>)>, StoreError>;
-    /// Removes entries of the audit trail with what they are looked for by, but not the newest of all.
+    /// Removes entries of the audit trail with their search keys, but not the newest of all.
     fn remove_entries(&self, entries: &[(u64, Vec<String>)]) -> Result<(), StoreError>;
-    /// The record `meta`. Of a store that is being filled: of the one before, as if nothing was ever committed to it.
+    /// The record `meta`. For a store that is being filled: the previous one, as if nothing was ever committed to it.
     fn meta(&self) -> Result<Option<Vec<u8>>, StoreError>;
     fn records(&self) -> Result<Vec<(String, Vec<u8>)>, StoreError>;
-    /// What of a payer's is in a window, in milliseconds since 1970-01-01 UTC, by end: one after the other, as long as `take` says
+    /// The periods of a payer in a window, in milliseconds since 1970-01-01 UTC, by end, as long as `take` returns
     /// true.
     fn periods(
         &self,
@@ -104,35 +104,35 @@ pub(super) trait Backend: Send + Sync {
     /// Entries with their numbers, the newest first.
     fn audit(&self, lookup: &Lookup) -> Result<Vec<(u64, Vec<u8>)>, StoreError>;
     fn traffic(&self) -> Result<Vec<SideRow>, StoreError>;
-    /// What was noted under a name, if anything was.
+    /// The note with a name, if there is one.
     fn note(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError>;
-    /// Everything, as it is at one moment.
+    /// Everything, as of one moment.
     fn dump(&self, take: &mut dyn FnMut(Page) -> Result<(), StoreError>) -> Result<(), StoreError>;
-    /// Forgets everything but `before`, which is returned as [`Self::meta`]. Until [`Self::end_filling`] the store cannot
+    /// Deletes everything but `before`, which [`Self::meta`] returns. Until [`Self::end_filling`] the store cannot
     /// be used.
     fn begin_filling(&self, before: Vec<u8>) -> Result<(), StoreError>;
     fn fill(&self, page: Page) -> Result<(), StoreError>;
     /// Writes the record `meta`, after which the store can be used.
     fn end_filling(&self, meta: Vec<u8>) -> Result<(), StoreError>;
-    /// Writes something that means nothing, to see whether a write works.
+    /// Writes something without meaning, to check whether writes work.
     fn probe(&self) -> Result<(), StoreError>;
-    /// After a write has failed: makes the store usable again, so that what it holds can be read. Where that cannot be, nothing
-    /// is written any more, and others may.
+    /// After a failed write: makes the store usable again, so that its content can be read. If that fails, nothing
+    /// is written any more, and other processes can lead.
     fn recover(&self) -> Result<(), StoreError>;
-    /// How much room there is, where `reserve` bytes are to be kept free; none where that is not known.
+    /// How much space there is, with `reserve` bytes to be kept free; none if unknown.
     fn space(&self, reserve: u64) -> Result<Option<Space>, StoreError>;
-    /// Takes the reserve off the disk, for nobody else to fill. Whether it is there.
+    /// Allocates the reserve on the disk, so that nobody else uses it. Returns whether it is there.
     fn hold_reserve(&self, reserve: u64) -> bool;
-    /// Gives the reserve to what is written next. Whether there was one.
+    /// Releases the reserve for the next writes. Returns whether there was one.
     fn free_reserve(&self) -> bool;
-    /// Writes no more, and says so to others.
+    /// Writes no more, and lets other processes lead.
     fn leave(&self);
 }
 
-/// Under what an entry is looked for.
+/// The search keys of an entry.
 pub(super) fn keys(entry: &Entry) -> Vec<String> {
     let request = (!entry.request.is_empty()).then(|| format!("request/{}", entry.request));
-    // Those that go first when there is no room.
+    // These are dropped first when there is no space.
     let refused = (entry.outcome == "refused").then(|| format!("refused/{}", entry.actor));
     let listeners = events::accounts(&entry.events).into_iter().map(|account| events_of(Some(&account)));
     let all = (!entry.events.is_empty()).then(|| events_of(None));
@@ -140,12 +140,12 @@ pub(super) fn keys(entry: &Entry) -> Vec<String> {
     accounts.chain(request).chain(refused).chain(listeners).chain(all).collect()
 }
 
-/// Under what entries with events of an account are found, or with any.
+/// The search key of entries with events of an account, or with any.
 pub(super) fn events_of(account: Option<&AccountId>) -> String {
     account.map_or("events/all".to_owned(), |account| format!("event/{account}"))
 }
 
-/// The same for an entry that was kept.
+/// The same for an entry in stored form.
 pub(super) fn keys_of(value: &[u8]) -> Vec<String> {
     serde_json::from_slice::<Entry>(value).map(|entry| keys(&entry)).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Records as rows: a key of their kind and id, and JSON.
+//! Records as rows: the key is their kind and id, the value JSON.
 
 use super::{StoreError, raw::MAX_VALUE, retained::Retained};
 use crate::model::{
@@ -10,7 +10,7 @@ use cps_peering_config::format::{self, FormatError};
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::Path;
 
-/// The key of the record that there is one of.
+/// The key of the record that exists once.
 pub(super) const META: &str = "meta";
 /// The kinds of records.
 const KINDS: [&str; 11] =
@@ -24,12 +24,12 @@ struct Marked<'a, T> {
     record: &'a T,
 }
 
-/// Makes rows, and reads them.
+/// Encodes and decodes rows.
 #[derive(Clone, Copy)]
 pub(super) struct RowCodec<'a> {
     /// The store's place, for errors.
     pub(super) place: &'a Path,
-    /// What a newer release has written into records.
+    /// Unknown fields of records, written by a newer release.
     pub(super) retained: &'a Retained,
 }
 
@@ -40,7 +40,7 @@ impl RowCodec<'_> {
             Change::Host(id, value) => self.row(format!("host/{id}"), value.as_ref()),
             Change::Vpc(id, value) => self.row(format!("vpc/{id}"), value.as_ref()),
             Change::Port(key, value) => self.row(format!("port/{key}"), value.as_ref()),
-            // A release that does not know its lists of prefixes would join all of both VPCs; of one that has ended, nothing.
+            // A release without prefix lists would connect all of both VPCs; for an ended peering it does not matter.
             Change::Peering(id, Some(peering)) if peering.is_scoped() && peering.is_live() => {
                 self.row(format!("peering/{id}"), Some(&Marked { format: format::SCOPED_PEERINGS, record: peering }))
             }
@@ -76,7 +76,7 @@ impl RowCodec<'_> {
         let value = value.map(|value| self.retained.put_back(&key, value));
         let path = || self.place.to_owned();
         let value = value.transpose().map_err(|error| self.unreadable(&key, error.into()))?;
-        // Before anything of it is on its way.
+        // Before anything of it is sent.
         match value.as_ref().map(Vec::len) {
             Some(length) if length > MAX_VALUE => {
                 Err(StoreError::TooLarge { path: path(), key, length, most: MAX_VALUE })
@@ -89,7 +89,7 @@ impl RowCodec<'_> {
         format::read(value).map_err(|source| self.unreadable(key, source))
     }
 
-    /// The same of a record, which may be written again: what is not known of it is retained.
+    /// The same for a record, which may be written again: its unknown fields are retained.
     fn record<T: DeserializeOwned + Serialize>(&self, key: &str, value: &[u8]) -> Result<T, StoreError> {
         let decoded = format::decode::<T>(value).map_err(|source| self.unreadable(key, source))?;
         if decoded.unknown.is_some() {
@@ -101,7 +101,7 @@ impl RowCodec<'_> {
         Ok(decoded.value)
     }
 
-    /// The record that there is one of.
+    /// The record that exists once.
     pub(super) fn meta(&self, value: &[u8]) -> Result<Meta, StoreError> {
         self.record(META, value)
     }
@@ -114,8 +114,8 @@ impl RowCodec<'_> {
         StoreError::UnknownRecord { path: self.place.to_owned(), key: key.to_owned() }
     }
 
-    /// What a row says; without a value, that there is no such record any more. None where it is of a kind that this release does not
-    /// know: a newer one has made it, and it stays as it is.
+    /// The change that a row makes; without a value, a removal. None for a kind that this release does not
+    /// know: a newer one wrote it, and it stays as it is.
     pub(super) fn change(&self, key: &str, value: Option<&[u8]>) -> Result<Option<Change>, StoreError> {
         let kind = key.split('/').next().unwrap_or_default();
         if !KINDS.contains(&kind) {
@@ -146,7 +146,7 @@ impl RowCodec<'_> {
     }
 }
 
-/// That a record is gone; none where the key names no record.
+/// The removal of a record; none if the key is not that of a record.
 fn removal(key: &str) -> Option<Change> {
     if key == META {
         return Some(Change::Meta(Meta::default()));
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_removed_is_told_by_its_key_alone() {
+    fn a_removal_is_decoded_from_its_key_alone() {
         let retained = Retained::default();
         let rows = RowCodec { place: Path::new("test"), retained: &retained };
         let changes = [
@@ -205,12 +205,12 @@ mod tests {
         }
         assert_eq!(rows.change(META, None).unwrap(), Some(Change::Meta(Meta::default())));
         assert!(rows.change("host/", None).is_err() && rows.change("host/x", Some(b"7")).is_err());
-        // A kind that a newer release has made.
+        // A kind of a newer release.
         assert_eq!(rows.change("planet/x", None).unwrap(), None);
         assert_eq!(rows.change("planet/x", Some(b"{}")).unwrap(), None);
     }
 
-    /// Release 0.2.0 passes kinds of records over that it does not know, but not words of quotas.
+    /// Release 0.2.0 skips unknown kinds of records, but not unknown quotas.
     #[test]
     fn what_is_counted_by_the_hour_is_read_again_and_holds_no_earlier_release_up() {
         let retained = Retained::default();
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_newer_release_has_written_into_a_record_outlives_a_change_of_it() {
+    fn unknown_fields_of_a_newer_release_survive_a_change() {
         let retained = Retained::default();
         let rows = RowCodec { place: Path::new("test"), retained: &retained };
         let text = r#"{"id":"h1","region":"north","underlay":"192.0.2.1","agent":"http://x","config_number":7,"rack":{"row":5}}"#;

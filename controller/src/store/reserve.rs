@@ -1,5 +1,5 @@
-//! Room on the disk of a store that is kept free for deletes, rejects and suspensions: a file beside the store, which is removed
-//! when there is no room left.
+//! Space on the disk of a store that is reserved for deletes, rejects and suspensions: a file beside the store, which is removed
+//! when there is no space left.
 
 use super::raw::Space;
 use nix::{fcntl::posix_fallocate, sys::statvfs::statvfs};
@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Of a small disk no more than this part of it is kept free.
+/// On a small disk at most this fraction is reserved.
 const PART: u64 = 20;
 
 /// The reserve of one store.
@@ -27,7 +27,7 @@ impl Reserve {
         Self { store: store.to_owned(), file: file.into() }
     }
 
-    /// How much room there is beside what is held, and how much of the disk is to be kept free.
+    /// How much space there is apart from the reserve, and how much of the disk is to be kept free.
     pub(super) fn space(&self, most: u64) -> io::Result<Space> {
         let disk = statvfs(&self.store)?;
         let unit = disk.fragment_size();
@@ -35,7 +35,7 @@ impl Reserve {
         Ok(Space { free, reserve: most.min(total / PART) })
     }
 
-    /// Makes the file, if it is not there with its whole length. Whether it is now.
+    /// Creates the file, unless it exists with its whole length. Returns whether it does now.
     pub(super) fn hold(&self, most: u64) -> bool {
         let Ok(Space { reserve, .. }) = self.space(most) else { return false };
         if reserve == 0 {
@@ -54,7 +54,7 @@ impl Reserve {
         held
     }
 
-    /// Removes the file. Whether there was something in it.
+    /// Removes the file. Returns whether there was something in it.
     pub(super) fn free(&self) -> bool {
         let held = fs::metadata(&self.file).is_ok_and(|it| it.len() > 0);
         fs::remove_file(&self.file).is_ok() && held
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_held_is_taken_off_the_disk_and_given_back() {
+    fn the_reserve_takes_space_on_the_disk_and_gives_it_back() {
         use std::os::unix::fs::MetadataExt;
         const SIZE: u64 = 1 << 20;
         let folder = tempfile::tempdir().unwrap();

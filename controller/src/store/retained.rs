@@ -1,4 +1,4 @@
-//! Fields of records that a newer release has written and this one does not know. Whoever changes such a record puts them back, so
+//! Unknown fields of records, written by a newer release. They are written back with changes of the record, so
 //! that nothing is lost when that release comes back: after a downgrade, or while controllers are upgraded one by one.
 
 use serde::Serialize;
@@ -8,28 +8,28 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// Such fields, by the keys of the records.
+/// Unknown fields, by the keys of the records.
 #[derive(Debug, Default)]
 pub(crate) struct Retained(Mutex<BTreeMap<String, Kept>>);
 
 #[derive(Debug)]
 struct Kept {
     fields: Fields,
-    /// Whether the record is about to be removed: one that comes in its place is another.
+    /// Whether the record is about to be removed: a new one in its place has nothing in common with it.
     removed: bool,
 }
 
-/// What is not known of a value.
+/// The unknown part of a value.
 #[derive(Debug, Clone, PartialEq)]
 enum Fields {
-    /// Of an object: what is unknown, and what is unknown within what is known.
+    /// Of an object: unknown fields, and the unknown parts of known fields.
     Object(Map<String, Value>, BTreeMap<String, Fields>),
-    /// Of a list: what is unknown of elements, with what is known of them.
+    /// Of a list: the unknown parts of elements, with the known parts.
     List(Vec<(Value, Fields)>),
 }
 
 impl Fields {
-    /// What of a value is not in what was understood of it.
+    /// The part of a value that is not in its known part.
     fn between(stored: &Value, known: &Value) -> Option<Self> {
         match (stored, known) {
             (Value::Object(stored), Value::Object(known)) => {
@@ -52,7 +52,7 @@ impl Fields {
         }
     }
 
-    /// Puts them back, as far as what they belong to is still there.
+    /// Puts the fields back, as far as what they belong to still exists.
     fn put_back(&self, value: &mut Value) {
         match (self, value) {
             (Fields::Object(unknown, within), Value::Object(value)) => {
@@ -79,7 +79,7 @@ impl Fields {
 
 impl Retained {
     fn all(&self) -> MutexGuard<'_, BTreeMap<String, Kept>> {
-        // Each change of it is whole.
+        // Each change leaves it whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -88,12 +88,12 @@ impl Retained {
         self.all().clear();
     }
 
-    /// A record was read in which all is known, or it is gone.
+    /// A record was read without unknown fields, or it is gone.
     pub(super) fn nothing_of(&self, key: &str) {
         self.all().remove(key);
     }
 
-    /// A record was read in which something is not known.
+    /// A record was read with unknown fields.
     pub(super) fn keep(&self, key: &str, json: &[u8], known: &impl Serialize) -> serde_json::Result<()> {
         let fields = Fields::between(&serde_json::from_slice(json)?, &serde_json::to_value(known)?);
         match fields {
@@ -103,7 +103,7 @@ impl Retained {
         Ok(())
     }
 
-    /// A record as it is to be written: with what is retained of it.
+    /// A record to write, with its retained fields.
     pub(super) fn put_back(&self, key: &str, record: &impl Serialize) -> serde_json::Result<Vec<u8>> {
         let all = self.all();
         let Some(kept) = all.get(key).filter(|kept| !kept.removed) else { return serde_json::to_vec(record) };
@@ -112,14 +112,14 @@ impl Retained {
         serde_json::to_vec(&value)
     }
 
-    /// A record is to be removed.
+    /// A record is being removed.
     pub(super) fn remove(&self, key: &str) {
         if let Some(kept) = self.all().get_mut(key) {
             kept.removed = true;
         }
     }
 
-    /// What was to be removed is gone, or is there as it was.
+    /// The removals have succeeded, or failed.
     pub(super) fn settle(&self, keys: impl Iterator<Item = impl AsRef<str>>, gone: bool) {
         let mut all = self.all();
         if all.is_empty() {
@@ -159,11 +159,11 @@ mod tests {
             "a": 7, "new": [1], "side": { "b": 8, "color": "red" }, "tags": [{ "k": 3, "note": "m" }, { "k": 9 }],
         });
         assert_eq!(read(&changed), wanted);
-        // What this release writes itself counts more.
+        // Values that this release writes itself take precedence.
         assert_eq!(read(&json!({ "new": 5 }))["new"], 5);
         assert_eq!(retained.put_back("other", &known).unwrap(), serde_json::to_vec(&known).unwrap());
 
-        // One that is made anew has nothing of the one before, also before that is durable.
+        // A record that is created again has nothing of the previous one, also before the removal is durable.
         retained.remove("it");
         assert_eq!(read(&known), known);
         retained.settle(["it"].iter(), false);

@@ -1,4 +1,4 @@
-//! One request to one endpoint: signed, to an address that may be reached, in a place that others have not taken.
+//! One request to one endpoint: signed, to an address that may be reached, within limits on concurrency.
 
 use super::{Webhooks, guard::GuardedResolver, sign};
 use crate::{access::vault::Vault, engine::Engine, feed::EventView, model::record::Webhook};
@@ -15,30 +15,30 @@ use tokio::{
     time::Instant,
 };
 
-/// How long an endpoint may take to answer.
+/// The timeout of an endpoint.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// An endpoint that took longer the last time is slow.
 const PROMPT: Duration = Duration::from_secs(1);
-/// How many requests are under way at a time: to endpoints that took the last one promptly, and to those that did not.
+/// How many requests are in flight at a time: to endpoints that answered the last one promptly, and to slow ones.
 const PLACES: usize = 64;
 const SLOW_PLACES: usize = 16;
-/// How many of the former, and of the latter, one account may have, so that nobody with many endpoints has all of them.
+/// How many of these one account can have, so that an account with many endpoints does not have all of them.
 const PLACES_OF_ACCOUNT: usize = 8;
 const SLOW_PLACES_OF_ACCOUNT: usize = 2;
-/// How long the certificates of the system's authorities are good for before they are read again.
+/// How long the certificates of the system's trust store are used before they are read again.
 const CLIENT_LIFE: Duration = Duration::from_hours(1);
-/// What an account is told of a name that leads nowhere, or within the provider's network: what the controller's resolver knows
-/// is not for tenants.
+/// What an account is told about a name that does not resolve, or only within the provider's network: what the controller's resolver knows
+/// must not be disclosed to tenants.
 const LEADS_NOWHERE: &str = "its name leads to no address that webhooks may reach";
 
-/// Which endpoint is to have a place: one that took the last request promptly, or not.
+/// Whether an endpoint answered the last request promptly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lane {
     Prompt,
     Slow,
 }
 
-/// So many places, and so many of them for each account.
+/// A number of permits, with a limit for each account.
 #[derive(Debug)]
 struct Places {
     all: Arc<Semaphore>,
@@ -46,7 +46,7 @@ struct Places {
     by_account: Mutex<HashMap<Option<AccountId>, Arc<Semaphore>>>,
 }
 
-/// A place, until it is dropped.
+/// A permit, released when it is dropped.
 pub(super) struct Place {
     _own: OwnedSemaphorePermit,
     _common: OwnedSemaphorePermit,
@@ -65,18 +65,18 @@ impl Places {
             let new = || Arc::new(Semaphore::new(self.of_account));
             Arc::clone(accounts.entry(account.cloned()).or_insert_with(new))
         };
-        // First its own: who waits for that keeps nobody else waiting.
+        // The account's own first: waiting for it delays nobody else.
         let own = own.acquire_owned().await.ok()?;
         Some(Place { _own: own, _common: Arc::clone(&self.all).acquire_owned().await.ok()? })
     }
 }
 
-/// What sends requests.
+/// Sends requests.
 pub(super) struct Delivery {
     engine: Arc<Engine>,
     vault: Arc<Vault>,
     shared: Arc<Webhooks>,
-    /// Building one reads all certificates of the system's authorities, so there is one for all.
+    /// Building a client reads all certificates of the system's trust store, so all requests share one.
     client: tokio::sync::Mutex<Option<(Instant, Client)>>,
     prompt: Places,
     slow: Places,
@@ -94,7 +94,7 @@ impl Delivery {
         }
     }
 
-    /// Waits for a place. None is never the answer while this lives.
+    /// Waits for a permit. Never none while this lives.
     pub(super) async fn place(&self, webhook: &Webhook, lane: Lane) -> Option<Place> {
         let places = match lane {
             Lane::Prompt => &self.prompt,
@@ -115,11 +115,11 @@ impl Delivery {
         Ok(client)
     }
 
-    /// Sends a message once. Whether the endpoint is slow, or what went wrong: what its owner may know of it.
+    /// Sends a message once. Returns whether the endpoint is slow, or the error, as far as its owner may know it.
     pub(super) async fn send(&self, webhook: &Webhook, event: &EventView, body: &str) -> Result<Lane, String> {
         let (account, name) = webhook.sealed_for();
         let secret = self.vault.unseal(&account, &name, &webhook.secret).map_err(|error| error.to_string())?;
-        // Settings may be others by now.
+        // Settings may have changed.
         let url = self.shared.guard().check(&webhook.url, &self.engine)?;
         let seconds = self.engine.wall_ms() / 1000;
         let signature = sign(&secret, event.id(), seconds, body).ok_or("its secret cannot be read")?;
@@ -144,12 +144,12 @@ impl Delivery {
 
 fn build(resolver: GuardedResolver) -> reqwest::Result<Client> {
     tls::use_ring();
-    // Whoever redirects could lead anywhere, and a proxy of the environment would connect to what was not looked at.
+    // A redirect could lead anywhere, and a proxy from the environment would connect to an unchecked address.
     let builder = Client::builder().redirect(Policy::none()).no_proxy().timeout(TIMEOUT);
     builder.dns_resolver(Arc::new(resolver)).pool_max_idle_per_host(0).user_agent("cps-peering").build()
 }
 
-/// Whether a request failed because its name leads to no address that may be reached.
+/// Whether a request failed because its name resolves to no address that may be reached.
 fn is_unresolved(error: &reqwest::Error) -> bool {
     let mut next = std::error::Error::source(error);
     while let Some(error) = next {

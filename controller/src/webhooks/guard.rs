@@ -1,7 +1,7 @@
-//! Where webhooks may be sent to: nowhere within the provider's own network. A tenant names the URL, and the controller stands where
-//! tenants do not: what it sends must not reach hosts, agents, the store, or anything else beside it.
+//! Which addresses webhooks may reach: none within the provider's own network. A tenant chooses the URL, and the controller can reach
+//! what tenants cannot: its requests must not reach hosts, agents, the store, or anything else in that network.
 //!
-//! Names are resolved when a request is made, and it goes to an address that was looked at, and to no other.
+//! Names are resolved when a request is made, and the connection goes to an address that was checked.
 
 use super::Webhooks;
 use crate::engine::Engine;
@@ -17,10 +17,10 @@ use std::{
 };
 use thiserror::Error;
 
-/// How many addresses of a name are looked at: the name's owner says how many there are.
+/// How many addresses of a name are examined: the name's owner decides how many there are.
 const MOST_ADDRESSES: usize = 16;
 
-/// What is no address of the public internet (IANA's special-purpose registries, RFC 6890).
+/// Addresses that are not of the public internet (IANA's special-purpose registries, RFC 6890).
 const SPECIAL: [&str; 26] = [
     "0.0.0.0/8",
     "10.0.0.0/8",
@@ -40,7 +40,7 @@ const SPECIAL: [&str; 26] = [
     "203.0.113.0/24",
     "224.0.0.0/4",
     "240.0.0.0/4",
-    // Of IPv6, only 2000::/3 is given to anybody; and of that, these not, or they lead to an IPv4 address.
+    // Of IPv6, only 2000::/3 is allocated; and of that, these are not, or contain an IPv4 address.
     "2001::/23",
     "2001:db8::/32",
     "2002::/16",
@@ -55,21 +55,21 @@ const SPECIAL: [&str; 26] = [
 #[derive(Debug, Clone)]
 pub struct Guard {
     special: Vec<IpNet>,
-    /// Prefixes within the provider's network that they may reach all the same, also without TLS.
+    /// Prefixes within the provider's network that they may reach nevertheless, also without TLS.
     allowed: Vec<IpNet>,
     /// Further prefixes that they may not reach.
     refused: Vec<IpNet>,
 }
 
 impl Guard {
-    /// With what the settings say.
+    /// With the prefixes of the settings.
     pub fn new(allowed: Vec<IpNet>, refused: Vec<IpNet>) -> Self {
         Self { special: SPECIAL.iter().filter_map(|net| net.parse().ok()).collect(), allowed, refused }
     }
 
-    /// Why an address must not be reached; none where it may.
+    /// Why an address must not be reached; none if it may.
     fn refusal(&self, address: IpAddr, provider: &BTreeSet<IpAddr>) -> Option<String> {
-        // An IPv4 address by another name is the same address.
+        // A mapped IPv4 address is the same address.
         let address = address.to_canonical();
         let within = |nets: &[IpNet]| nets.iter().find(|net| net.contains(&address)).copied();
         if let Some(net) = within(&self.refused) {
@@ -84,9 +84,9 @@ impl Guard {
         provider.contains(&address).then(|| format!("{address} is not an address that webhooks may reach"))
     }
 
-    /// Checks a URL, as far as that can be done without resolving its name. What is wrong where something is.
+    /// Checks a URL, as far as that is possible without resolving its name. The error is what is wrong.
     pub fn check(&self, text: &str, engine: &Engine) -> Result<Url, String> {
-        let url = Url::parse(text).map_err(|error| format!("it is no URL: {error}"))?;
+        let url = Url::parse(text).map_err(|error| format!("it is not a URL: {error}"))?;
         if !matches!(url.scheme(), "https" | "http") {
             return Err(format!("its scheme is {}, and must be https", url.scheme()));
         }
@@ -120,7 +120,7 @@ fn provider_addresses(engine: &Engine) -> BTreeSet<IpAddr> {
     })
 }
 
-/// A name leads to no address that may be reached.
+/// A name resolves to no address that may be reached.
 #[derive(Debug, Error)]
 #[error("{name}: {reason}")]
 pub(super) struct Unresolved {
@@ -128,14 +128,14 @@ pub(super) struct Unresolved {
     reason: String,
 }
 
-/// The address that a URL names, however it is written; none where that is a name.
+/// The address in a URL, in any notation; none if it is a name.
 fn literal(url: &Url) -> Option<IpAddr> {
     url.host_str()?.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
 /// Resolves names to addresses that may be reached.
 pub(super) struct GuardedResolver {
-    /// Who says which these are now.
+    /// Provides the current guard.
     pub(super) webhooks: Arc<Webhooks>,
     pub(super) engine: Arc<Engine>,
 }
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_the_public_internet_is_reached_however_an_address_is_written() {
+    fn only_the_public_internet_is_reachable_in_any_notation() {
         let (_folder, engine) = engine();
         let guard = Guard::new(Vec::new(), vec!["93.184.216.0/24".parse().unwrap()]);
         for refused in [

@@ -1,14 +1,14 @@
-//! Sends events to where accounts and operators want them, as Standard Webhooks has it (<https://www.standardwebhooks.com>):
-//! requests are signed with HMAC-SHA256, and tried again until they are taken or the event is as old as events are kept.
+//! Sends events to the webhooks of accounts and operators, as specified by Standard Webhooks (<https://www.standardwebhooks.com>):
+//! requests are signed with HMAC-SHA256, and retried until they are acknowledged or the event is too old to be kept.
 //!
-//! Each webhook goes through the events by itself and has a place between them, which is noted in the store: one that does not answer
-//! takes one task and one place of those for the slow, and delays nobody. Events arrive in order, and each at least once; one that
-//! arrives again has the same id.
+//! Each webhook reads the events independently and has a position between them, which is stored: one that does not answer
+//! takes one task and one permit of those for the slow, and delays nobody. Events arrive in order, and each at least once; a repeated
+//! one has the same id.
 //!
-//! | module | what it holds |
+//! | module | content |
 //! |---|---|
 //! | [`guard`] | which addresses may be reached |
-//! | `delivery` | one request, and whose turn it is |
+//! | `delivery` | one request, and limits on concurrency |
 
 mod delivery;
 pub mod guard;
@@ -37,45 +37,45 @@ use std::{
 };
 use tokio::{task::JoinHandle, time::Instant};
 
-/// How long it is waited after a first failure, and at most.
+/// The first and the longest delay before a retry.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), LONGEST_WAIT);
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
-/// How many events are looked at together.
+/// How many events are read at a time.
 const AT_ONCE: usize = 50;
-/// How often places are noted, and it is looked which webhooks there are.
+/// How often positions are stored, and webhooks are compared with the state.
 const EVERY: Duration = Duration::from_secs(1);
-/// How old the place of a webhook becomes that is sent nothing: one that stays the same would become too old to go on from.
+/// How often the position of an idle webhook is advanced: one that stays the same would become too old.
 const NOTED_EVERY: Duration = Duration::from_mins(10);
-/// How a secret begins; behind it base64.
+/// The beginning of a secret; base64 follows.
 const SECRET: &str = "whsec_";
 const SECRET_BYTES: usize = 32;
-/// The longest error that is told, in characters.
+/// The longest reported error, in characters.
 const LONGEST_ERROR: usize = 300;
 
-/// How it goes with a webhook.
+/// The delivery status of a webhook.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// Behind which event it is; none before it was looked at.
+    /// The event after which it is; none before the first read.
     #[serde(default)]
     pub place: Option<String>,
-    /// When an event was last taken, in milliseconds since 1970-01-01 UTC.
+    /// When an event was last acknowledged, in milliseconds since 1970-01-01 UTC.
     #[serde(default)]
     pub delivered_ms: Option<u64>,
-    /// How often in a row it has failed.
+    /// The number of consecutive failures.
     #[serde(default)]
     pub failures: u32,
-    /// Why, the last time.
+    /// The last error.
     #[serde(default)]
     pub error: Option<String>,
-    /// When it is tried again, in milliseconds since 1970-01-01 UTC.
+    /// When the next attempt is made, in milliseconds since 1970-01-01 UTC.
     #[serde(default)]
     pub retry_ms: Option<u64>,
-    /// How often events were passed over because they had become too old.
+    /// How many times events were skipped because they had become too old.
     #[serde(default)]
     pub expired: u32,
 }
 
-/// What the senders share with those who look.
+/// What the senders share with the API.
 #[derive(Debug, Default)]
 pub struct Webhooks {
     guard: RwLock<Option<Arc<Guard>>>,
@@ -83,23 +83,23 @@ pub struct Webhooks {
 }
 
 impl Webhooks {
-    /// Which addresses may be reached; before anything was said, those of the public internet.
+    /// Which addresses may be reached; by default, those of the public internet.
     pub fn guard(&self) -> Arc<Guard> {
         let guard = self.guard.read().unwrap_or_else(PoisonError::into_inner).clone();
         guard.unwrap_or_else(|| Arc::new(Guard::new(Vec::new(), Vec::new())))
     }
 
-    /// Takes up other settings.
+    /// Replaces the settings.
     pub fn tune(&self, guard: Guard) {
         *self.guard.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(guard));
     }
 
-    /// How it goes with a webhook.
+    /// The delivery status of a webhook.
     pub fn status(&self, id: &str) -> Status {
         self.statuses.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned().unwrap_or_default()
     }
 
-    /// Notes how far each is, for the next controller. Blocks on the store.
+    /// Stores positions for the next controller. Blocks on the store.
     pub fn save(&self, engine: &Engine) -> Result<(), StoreError> {
         let statuses = self.statuses.lock().unwrap_or_else(PoisonError::into_inner).clone();
         engine.store().write_notes(vec![(WEBHOOKS, serde_json::to_vec(&statuses).unwrap_or_default())])
@@ -110,7 +110,7 @@ impl Webhooks {
     }
 }
 
-/// A new secret, as it is told once.
+/// A new secret, in the form that is shown once.
 pub fn new_secret() -> Result<String, crate::access::secret::NoRandomness> {
     let hex = crate::access::secret::random_hex(SECRET_BYTES)?;
     let bytes = crate::digest::unhex(&hex).unwrap_or_default();
@@ -124,14 +124,14 @@ fn sign(secret: &str, id: &str, seconds: u64, body: &str) -> Option<String> {
     Some(format!("v1,{}", STANDARD.encode(tag)))
 }
 
-/// What the senders work with.
+/// What the senders need.
 struct Sending {
     engine: Arc<Engine>,
     shared: Arc<Webhooks>,
     delivery: Delivery,
 }
 
-/// Where each webhook was. Waits until that can be read: whoever begins anew sends once more what was sent for a week.
+/// The stored positions. Waits until they can be read: without them, a week of events would be sent again.
 async fn noted_places(engine: &Arc<Engine>) -> BTreeMap<String, Status> {
     loop {
         let own = Arc::clone(engine);
@@ -169,7 +169,7 @@ pub async fn run(engine: Arc<Engine>, vault: Arc<Vault>, shared: Arc<Webhooks>) 
         running.retain(|id, (webhook, sender)| {
             let same = wanted.get(id) == Some(webhook);
             if !same {
-                // What was wrong with the one before is not held against this one.
+                // The status of the previous one does not count for this one.
                 shared.change(id, |status| {
                     *status = Status { place: status.place.take(), expired: status.expired, ..Status::default() };
                 });
@@ -200,7 +200,7 @@ pub async fn run(engine: Arc<Engine>, vault: Arc<Vault>, shared: Arc<Webhooks>) 
     }
 }
 
-/// The task that sends the events of one webhook. It ends with this, also when this controller leads no more.
+/// The task that sends the events of one webhook. It is aborted with this, also when this controller loses leadership.
 struct Sender(JoinHandle<()>);
 
 impl Drop for Sender {
@@ -209,7 +209,7 @@ impl Drop for Sender {
     }
 }
 
-/// What an endpoint is sent.
+/// A message to an endpoint.
 #[derive(Serialize)]
 struct Message<'a> {
     #[serde(rename = "type")]
@@ -219,18 +219,18 @@ struct Message<'a> {
 }
 
 impl Sending {
-    /// Whether a webhook is still as it was, and enabled.
+    /// Whether a webhook is unchanged, and enabled.
     fn is_current(&self, webhook: &Webhook) -> bool {
         self.engine.read(|state, _| state.webhooks().get(&webhook.id) == Some(webhook))
     }
 
-    /// Sends a message until it is taken. False where the webhook was changed, disabled or deleted before that.
+    /// Sends a message until it is acknowledged. False if the webhook was changed, disabled or deleted before that.
     async fn deliver(&self, webhook: &Webhook, event: &EventView, failures: &mut u32, lane: &mut Lane) -> bool {
         let message = Message { kind: event.kind(), timestamp: event.time(), data: event };
         let body = serde_json::to_string(&message).unwrap_or_default();
         loop {
             let Some(place) = self.delivery.place(webhook, *lane).await else { return false };
-            // Nothing is sent any more from the moment at which that was answered.
+            // Nothing is sent any more once a change was acknowledged.
             if !self.is_current(webhook) {
                 return false;
             }
@@ -250,7 +250,7 @@ impl Sending {
                 Err(error) => error,
             };
             (*failures, *lane) = (failures.saturating_add(1), Lane::Slow);
-            // Not all at once after a fault that hit many.
+            // With jitter after a failure that affected many.
             let wait = jitter(BACKOFF.after(*failures));
             let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
             tracing::debug!(webhook = webhook.id, failures, error, "an event was not taken");
@@ -267,11 +267,11 @@ impl Sending {
         }
     }
 
-    /// Sends what happens, from where it was.
+    /// Sends events, from its position on.
     async fn send_all(&self, webhook: &Webhook) {
         let viewer = Viewer::of(webhook.owner.clone());
         let status = self.shared.status(&webhook.id);
-        // What had failed waits for its time.
+        // After a failure it waits for its time.
         let mut failures = status.failures;
         let mut lane = if failures == 0 { Lane::Prompt } else { Lane::Slow };
         let mut note_due = Instant::now() + NOTED_EVERY;
@@ -281,7 +281,7 @@ impl Sending {
             tokio::time::sleep(wait).await;
         }
         let noted = status.place.unwrap_or_else(|| webhook.after.clone());
-        // It was noted in this very store, or in the one that this is a copy of.
+        // The position is of this very store, or of the one that it was restored from.
         let restores = self.engine.read(|state, _| state.meta().restores);
         let mut place = noted.parse().ok().map(|place| Cursor { restores, ..place });
         loop {
@@ -289,7 +289,7 @@ impl Sending {
             let (events, next) = match look_for(&self.engine, &viewer, place, AT_ONCE, missing).await {
                 Ok(found) => found,
                 Err(FeedError::Expired(_)) => {
-                    // Of a store that was brought back, what comes; else, what is left behind the place, or of all that is kept.
+                    // After a restore, future events; else, what is left after the position, or all events that are kept.
                     let newest = latest(&self.engine).await.ok();
                     let newest = newest.filter(|newest| place.is_some_and(|place| place.number > newest.number));
                     if missing == Missing::Tell {

@@ -1,4 +1,4 @@
-//! Who is let in, how often, and for how long: a controller with its settings, tokens and sessions, changed while it runs.
+//! Authentication, rate limits and sessions: a controller with its settings, tokens and sessions, changed while it runs.
 
 use crate::running::{Place, TOKEN};
 use reqwest::{Method, Response, header::COOKIE};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 const WHOAMI: &str = "/v1/whoami";
 
-/// What a refusal for asking too often says.
+/// The error of a rate-limited request.
 async fn too_often(answer: Response) -> Value {
     assert_eq!(answer.status().as_u16(), 429);
     let wait: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
@@ -17,9 +17,9 @@ async fn too_often(answer: Response) -> Value {
     answer["error"]["details"][0].clone()
 }
 
-/// C10, of the controller's time.
+/// C10, for the controller's time.
 #[tokio::test]
-async fn an_account_that_asks_too_often_waits_and_nobody_else_does() {
+async fn an_account_that_sends_too_many_requests_waits_and_others_do_not() {
     let place = Place::new();
     place.settings("requests_per_s = 1\nrequests_burst = 5\n");
     let controller = place.start().await;
@@ -54,11 +54,11 @@ async fn an_account_that_asks_too_often_waits_and_nobody_else_does() {
     }
     let said = String::from_utf8_lossy(&ended.stderr);
     assert!(ended.status.code() == Some(1) && said.contains("sent too many requests: try again in 1 s"), "{ended:?}");
-    // Operators are not held up.
+    // Operators are not limited.
     for _ in 0..50 {
         assert_eq!(controller.code(TOKEN, "/admin/v1/hosts").await, 200);
     }
-    // The limit can be lifted while it runs, and is then another at once.
+    // The limit can be lifted while it runs, and be changed again immediately.
     controller.place.settings("requests_per_s = 0\n");
     controller.reload().await;
     for _ in 0..50 {
@@ -67,7 +67,7 @@ async fn an_account_that_asks_too_often_waits_and_nobody_else_does() {
 }
 
 #[tokio::test]
-async fn who_guesses_is_slowed_and_who_was_right_is_not() {
+async fn guessing_is_slowed_and_proven_clients_are_not() {
     let metrics = crate::loopback::unused().to_string();
     let place = Place::new();
     place.settings(&format!("failures_per_min = 1\nfailures_burst = 5\nmetrics_listen = '{metrics}'\n"));
@@ -75,7 +75,7 @@ async fn who_guesses_is_slowed_and_who_was_right_is_not() {
     let [access_key, secret_key, token] = controller.account("acme").await;
     let [_, _, late] = controller.account("late").await;
     assert_eq!(controller.code(&token, WHOAMI).await, 200);
-    // By whatever way: signing in, tokens, signatures.
+    // In whichever way: sign-in, tokens, signatures.
     let wrong = json!({ "accessKey": access_key, "secretKey": "wrong" });
     assert_eq!(controller.sign_in(wrong.clone()).await, Err(401));
     assert_eq!(controller.sign_in(json!({ "token": "wrong" })).await, Err(401));
@@ -93,13 +93,13 @@ async fn who_guesses_is_slowed_and_who_was_right_is_not() {
     };
     assert_eq!(too_often(refused).await["reason"], "TooManyFailures");
     assert_eq!(controller.sign_in(wrong).await, Err(429));
-    // What is right is refused, too, so that a guess is worth nothing.
+    // Right credentials are refused, too, so that a guess is worth nothing.
     let key = json!({ "accessKey": access_key, "secretKey": secret_key });
     assert_eq!(controller.sign_in(key.clone()).await, Err(429));
     assert_eq!(controller.code(&late, WHOAMI).await, 429);
     let signed = controller.ask(Method::GET, WHOAMI).header("authorization", authorization).send().await.unwrap();
     assert!([401, 429].contains(&signed.status().as_u16()), "a date of long ago, or no look at it");
-    // Who was right from here before goes on; and where nothing is claimed, nothing is guessed.
+    // A client that was right from here before continues; and without credentials, nothing is guessed.
     assert_eq!(controller.code(&token, WHOAMI).await, 200);
     assert_eq!(controller.code(TOKEN, "/admin/v1/hosts").await, 200);
     let nobody = controller.ask(Method::GET, WHOAMI).send().await.unwrap();
@@ -117,7 +117,7 @@ async fn who_guesses_is_slowed_and_who_was_right_is_not() {
 }
 
 #[tokio::test]
-async fn another_operators_token_ends_what_was_opened_with_the_one_before() {
+async fn a_new_operator_token_ends_sessions_of_the_previous_one() {
     let controller = Place::new().start().await;
     let [_, _, token] = controller.account("acme").await;
     let operator = controller.sign_in(json!({ "token": TOKEN })).await.unwrap();
@@ -130,7 +130,7 @@ async fn another_operators_token_ends_what_was_opened_with_the_one_before() {
     for stream in streams.iter_mut().chain([&mut of_account]) {
         assert!(stream.chunk().await.unwrap().is_some());
     }
-    // To be told the same again ends nothing.
+    // The same token again ends nothing.
     controller.reload().await;
     assert_eq!(get(&operator, "/admin/v1/hosts").await.status().as_u16(), 200);
 
@@ -141,7 +141,7 @@ async fn another_operators_token_ends_what_was_opened_with_the_one_before() {
     assert_eq!(controller.code(TOKEN, "/admin/v1/hosts").await, 401);
     assert_eq!(controller.code(new, "/admin/v1/hosts").await, 200);
     for stream in &mut streams {
-        // Without a word of anything: nothing has changed.
+        // No event: nothing has changed.
         assert_eq!(stream.chunk().await.unwrap(), None);
     }
     assert_eq!(get(&account, WHOAMI).await.status().as_u16(), 200);

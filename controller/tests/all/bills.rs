@@ -1,4 +1,4 @@
-//! Bills of many periods: none is so long that it costs others anything.
+//! Bills with many periods: none is so long that it affects others.
 
 use crate::{
     place,
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 /// 2026-01-01T00:00:00Z.
 const START_MS: u64 = 1_767_225_600_000;
-/// What is told of at most.
+/// The most periods in one response.
 const MOST: u64 = 20_000;
 
 fn period(nth: u64) -> Period {
@@ -30,7 +30,7 @@ fn period(nth: u64) -> Period {
 
 /// B6, C10.
 #[tokio::test]
-async fn a_bill_that_is_too_long_is_asked_for_in_parts() {
+async fn a_bill_that_is_too_long_is_requested_in_parts() {
     let place = Place::new();
     let store = place::open(place.0.path()).unwrap();
     let periods: Vec<Period> = (0..=MOST).map(period).collect();
@@ -72,7 +72,7 @@ async fn a_bill_that_is_too_long_is_asked_for_in_parts() {
     };
     assert_eq!(bill(&one, 0, MOST * 1000).await.len(), 20_000);
     assert_eq!(bill(&two, 0, MOST * 1000).await.len(), 0);
-    // Windows side by side hold everything once, and those across a border in both.
+    // Adjacent windows contain everything once, and periods across a border in both.
     let (first, second) = (bill(&one, 0, 4_500_500).await, bill(&one, 4_500_500, MOST * 1000 + 1000).await);
     assert_eq!((first.len(), second.len()), (4501, 15_501));
     assert_eq!((&first[4500]["seconds"], &second[0]["seconds"]), (&json!("0.500"), &json!("0.500")));

@@ -1,4 +1,4 @@
-//! What one account asks for takes nothing from others, however large or strange it is.
+//! Requests of one account take nothing from others, however large or strange they are.
 
 use crate::running::{Controller, Place, TOKEN};
 use reqwest::Method;
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 const REGION: &str = "/v1/regions/north";
 
-/// A controller with a region and two accounts, and the tokens of those.
+/// A controller with a region and two accounts, and their tokens.
 async fn controller(settings: &str) -> (Controller, String, String) {
     let place = Place::new();
     place.settings(settings);
@@ -24,10 +24,10 @@ async fn call(controller: &Controller, token: &str, method: Method, path: &str, 
     let send = async || controller.ask(method.clone(), path).bearer_auth(token).body(body.clone()).send().await;
     let mut answer = send().await;
     if answer.is_err() && body.len() < 1000 {
-        // The connection was kept from a request that was too long, and its end was not known yet.
+        // The connection was kept from a request that was too long, and was not known to be closed yet.
         answer = send().await;
     }
-    // Whoever sends what is too long may be answered, and cut off, before all of it is sent.
+    // A request that is too long may be answered, and its connection closed, before all of it is sent.
     let Ok(answer) = answer else {
         return (413, String::new());
     };
@@ -35,7 +35,7 @@ async fn call(controller: &Controller, token: &str, method: Method, path: &str, 
 }
 
 #[tokio::test]
-async fn whatever_is_said_at_whatever_length_is_refused_in_short() {
+async fn long_values_are_refused_with_short_errors() {
     const SHORT: usize = 6000;
     let (controller, one, other) = controller("").await;
     let long = 240_000;
@@ -73,7 +73,7 @@ async fn whatever_is_said_at_whatever_length_is_refused_in_short() {
             let body_length = body.to_string().len();
             let path = format!("{REGION}/{path}");
             let (code, answer) = call(&controller, &one, method.clone(), &path, body).await;
-            // Escaped, some bodies are longer than a tenant's may be.
+            // Escaped, some bodies exceed a tenant's limit.
             assert!([400, 413].contains(&code), "{method} {path}: {code} {answer:.300}");
             assert!(
                 answer.len() < SHORT,
@@ -86,10 +86,10 @@ async fn whatever_is_said_at_whatever_length_is_refused_in_short() {
         let (code, answer) = call(&controller, &one, Method::GET, &path, Value::Null).await;
         assert!(code == 404 && answer.len() < SHORT, "{code} {answer:.300}");
     }
-    // What is kept of it is short, too.
+    // What is recorded of it is short, too.
     let trail = controller.get(TOKEN, "/admin/v1/audit?limit=1000").await.text().await.unwrap();
     assert!(trail.len() < asked * 3000, "{} bytes after {asked} refusals", trail.len());
-    // Nobody else feels it, and nothing has stopped.
+    // Others are not affected, and nothing has stopped.
     let (code, answer) = call(&controller, &other, Method::PUT, &format!("{REGION}/vpcs"), vpc("mine")).await;
     assert_eq!(code, 200, "{answer}");
     let health = controller.get(TOKEN, "/healthz").await;
@@ -97,7 +97,7 @@ async fn whatever_is_said_at_whatever_length_is_refused_in_short() {
 }
 
 #[tokio::test]
-async fn names_that_deceive_are_refused_and_old_ones_stay_as_they_are() {
+async fn deceptive_names_are_refused_and_existing_ones_stay() {
     let (controller, one, _) = controller("").await;
     let create = async |name: &str, description: &str| {
         let body = json!({ "vpcSpec": { "cidr": "10.1.0.0/16", "name": name, "description": description } });
@@ -114,14 +114,14 @@ async fn names_that_deceive_are_refused_and_old_ones_stay_as_they_are() {
     ] {
         let (code, answer) = create(name, description).await;
         assert_eq!(code, 400, "{name:?} {description:?}: {answer}");
-        // Nothing of it reaches a terminal as it is.
+        // Nothing of it reaches a terminal unescaped.
         assert!(!answer.contains(['\u{202e}', '\u{200b}', '\u{2028}']), "{answer}");
     }
     let (code, answer) = create("京东云-می\u{200c}خواهم", "1\n\t2").await;
     assert_eq!(code, 200, "{answer}");
 }
 
-/// Asks until it is refused. How often it was done, and the refusal.
+/// Repeats until it is refused. Returns how often it succeeded, and the refusal.
 async fn until_refused(
     controller: &Controller,
     token: &str,
@@ -141,7 +141,7 @@ async fn until_refused(
 }
 
 #[tokio::test]
-async fn of_everything_an_account_has_as_many_as_its_quota_says() {
+async fn every_quota_is_enforced() {
     let settings = "vpcs_per_region = 4\nsecondary_cidrs_per_region = 3\ntags_per_region = 5\nclient_tokens = 6\n\
                     blocked_accounts = 7\nrequests_burst = 5000\nrequests_per_account_per_hour = 2\n";
     let (controller, one, other) = controller(settings).await;
@@ -191,9 +191,9 @@ async fn of_everything_an_account_has_as_many_as_its_quota_says() {
     let (made, refused) = until_refused(&controller, &one, 50, block).await;
     assert!(made == 7 && refused.contains("BlockedAccountLimitExceeded"), "{made} {refused}");
     assert_eq!(quota("peeringrequest&parentResourceId=nobody").await, (0, 2));
-    // To block one again needs no room.
+    // Blocking one again takes no quota.
     assert_eq!(call(&controller, &one, Method::PUT, "/v1/blockedAccounts/x0", Value::Null).await.0, 200);
-    // Others have their own, and operators give more.
+    // Others have their own, and operators raise them.
     assert_eq!(until_refused(&controller, &other, 50, vpc).await.0, 4);
     for (kind, more) in [("vpc", 9), ("blockedaccount", 9)] {
         let path = "/admin/v1/accounts/one/quotas/north";
@@ -206,7 +206,7 @@ async fn of_everything_an_account_has_as_many_as_its_quota_says() {
     assert_eq!(quota("vpc").await, (9, 4));
     let (code, answer) = call(&controller, &one, Method::GET, &format!("{REGION}/quotas/?type=x"), Value::Null).await;
     assert!(code == 400 && answer.contains("vpcpeering, vpc, secondarycidr"), "{answer}");
-    // All of it is there after a restart, and counted to the same.
+    // Everything is there after a restart, and the counts are the same.
     let place = controller.stop();
     let controller = place.start().await;
     let (_, answer) =

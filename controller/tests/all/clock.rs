@@ -1,4 +1,4 @@
-//! A clock that leaps under a running engine, and while it is away; and what others learn of a VPC before it is accepted.
+//! A clock that leaps under a running engine, and while it is down; and what others learn about a VPC before acceptance.
 
 mod windows;
 
@@ -113,7 +113,7 @@ fn figure(engine: &Arc<Engine>, name: &str) -> f64 {
 }
 
 #[test]
-fn a_leap_destroys_nothing_raises_an_alarm_and_goes() {
+fn a_leap_destroys_nothing_raises_an_alarm_and_can_be_undone() {
     for by in [8 * DAY, 400 * DAY, 25 * HOUR] {
         let (folder, machine) = (tempfile::tempdir().unwrap(), Machine::new());
         let engine = open(folder.path(), &machine);
@@ -147,7 +147,7 @@ fn a_leap_destroys_nothing_raises_an_alarm_and_goes() {
 }
 
 #[test]
-fn what_has_expired_stays_so_whatever_the_clock_says() {
+fn expiry_is_final_whatever_the_clock_says() {
     let (folder, machine) = (tempfile::tempdir().unwrap(), Machine::new());
     let engine = open(folder.path(), &machine);
     let ids = furnish(&engine);
@@ -157,7 +157,7 @@ fn what_has_expired_stays_so_whatever_the_clock_says() {
     assert!(engine.now_ms() >= now_ms);
     let refused = run_as(&engine, "two", Command::AcceptPeering(accept_all(&ids.0))).unwrap_err().to_string();
     assert!(refused.contains("has expired"), "{refused}");
-    // The clock is set back while the controller is away, which is as long as it is.
+    // The clock is set back while the controller is down.
     drop(engine);
     machine.set(-20 * i64::try_from(HOUR).unwrap());
     machine.wait(HOUR);
@@ -168,7 +168,7 @@ fn what_has_expired_stays_so_whatever_the_clock_says() {
 }
 
 #[test]
-fn an_operators_word_ends_the_alarm_and_is_kept() {
+fn a_confirmation_ends_the_alarm_and_is_stored() {
     let (folder, machine) = (tempfile::tempdir().unwrap(), Machine::new());
     let engine = open(folder.path(), &machine);
     let ids = furnish(&engine);
@@ -186,7 +186,7 @@ fn an_operators_word_ends_the_alarm_and_is_kept() {
     engine.sweep();
     assert_eq!(states(&engine, &ids)[0], "expired");
     assert_ne!(states(&engine, &ids)[1], "suspended");
-    // A clock that is steady for long needs no word.
+    // A clock that is steady for long needs no confirmation.
     machine.set(-(3 * i64::try_from(DAY).unwrap()));
     engine.sweep();
     assert!(engine.leap().is_some());
@@ -196,7 +196,7 @@ fn an_operators_word_ends_the_alarm_and_is_kept() {
 }
 
 #[test]
-fn before_it_is_accepted_an_initiator_sees_no_cidrs_and_the_owner_is_told_of_comparisons() {
+fn before_acceptance_an_initiator_sees_no_cidrs_and_the_owner_sees_comparisons() {
     let (folder, machine) = (tempfile::tempdir().unwrap(), Machine::new());
     let engine = open(folder.path(), &machine);
     let (request, _) = furnish(&engine);
@@ -215,7 +215,7 @@ fn before_it_is_accepted_an_initiator_sees_no_cidrs_and_the_owner_is_told_of_com
     assert_eq!(cidrs("one"), serde_json::json!([]));
     assert_eq!(cidrs("two"), serde_json::json!(["10.1.0.0/16"]));
     assert!(!seen("one").unwrap().to_string().contains("10.3."));
-    // A CIDR that the receiver adds is nobody's business either.
+    // A CIDR that the receiver adds is not disclosed either.
     let which = cps_peering_controller::model::vpc::Locator { region: None, id: "c".parse().unwrap() };
     let cidr = cps_peering_controller::model::vpc::Cidr { which, cidr: "10.33.0.0/16".parse().unwrap() };
     run_as(&engine, "two", Command::AddCidr(cidr)).unwrap();
@@ -228,14 +228,14 @@ fn before_it_is_accepted_an_initiator_sees_no_cidrs_and_the_owner_is_told_of_com
     let told = trail("two").into_iter().find(|it| it.action == "CompareCidrs").expect("its owner is told");
     assert_eq!((told.actor.as_str(), told.target.as_str(), told.outcome.as_str()), ("account/one", "c", "overlap"));
     assert!(trail("one").iter().all(|it| it.action != "AddCidr" && !format!("{it:?}").contains("10.33.")));
-    // A dry run tells as much, and leaves the same trace, whatever it says.
+    // A dry run tells as much, and leaves the same trace, whatever its result.
     let dry = Request::new(Actor::Account("one".parse().unwrap()), Command::CreatePeering(wish("b", "c", "two")));
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(engine.dry_run(dry.clone())).unwrap_err();
     let dry = Request { command: Command::CreatePeering(Create { bandwidth: None, ..wish("b", "c", "two") }), ..dry };
     runtime.block_on(engine.dry_run(dry)).unwrap();
     assert!(trail("two").iter().any(|it| it.action == "CompareCidrs" && it.outcome == "no overlap"));
-    // The budget is kept over a restart.
+    // The budget survives a restart.
     for _ in 0..40 {
         drop(run_as(&engine, "one", Command::CreatePeering(wish("d", "c", "two"))));
     }

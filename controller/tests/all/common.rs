@@ -25,9 +25,9 @@ pub struct Model {
     pub state: State,
     pub limits: Limits,
     pub now_ms: u64,
-    /// That the machine's clock differs from `now_ms`.
+    /// How the machine's clock differs from `now_ms`.
     pub leap: Option<Leap>,
-    /// By how much `now_ms` has jumped because the clock was believed.
+    /// By how much `now_ms` has jumped because the clock was accepted.
     pub jumped_ms: i64,
     pub disclosures: Disclosures,
     pub made: u32,
@@ -36,13 +36,13 @@ pub struct Model {
 }
 
 impl Model {
-    /// The time, and what the machine's clock says.
+    /// The time, and whether it is confirmed.
     pub fn now(&self) -> Now {
         let wall_ms = self.now_ms.saturating_add_signed(self.leap.map_or(0, |leap| leap.by_ms));
         Now { ms: self.now_ms, latest_ms: wall_ms.max(self.now_ms), leap: self.leap }
     }
 
-    /// The machine's clock is set, while the controller looks on or is away.
+    /// The machine's clock is set, while the controller runs or is down.
     pub fn set_clock(&mut self, by_ms: i64, elapsed_known: bool) {
         let since_ms = self.leap.map_or(self.now_ms, |leap| leap.since_ms);
         let elapsed_known = elapsed_known && self.leap.is_none_or(|leap| leap.elapsed_known);
@@ -57,7 +57,7 @@ impl Model {
         self.jumped_ms += by_ms;
     }
 
-    /// Carries a request out, and checks that a refusal changes nothing.
+    /// Executes a request, and checks that a refusal changes nothing.
     pub fn ask(&mut self, request: &Request) -> Result<Outcome, CommandError> {
         let (before, now) = (self.state.clone(), self.now());
         let made = &mut self.made;
@@ -83,12 +83,12 @@ impl Model {
         result
     }
 
-    /// What an operator commands.
+    /// Executes a command as an operator.
     pub fn run(&mut self, command: &Command) -> Result<Outcome, CommandError> {
         self.ask(&Request::new(Actor::Operator, command.clone()))
     }
 
-    /// What an account commands.
+    /// Executes a command as an account.
     pub fn run_as(&mut self, account: &str, command: Command) -> Result<Outcome, CommandError> {
         self.ask(&Request::new(Actor::Account(account.parse().unwrap()), command))
     }
@@ -111,7 +111,7 @@ impl Model {
     }
 }
 
-/// The peering that a command made.
+/// The peering that a command created.
 pub fn peering(outcome: &Outcome) -> PeeringId {
     match outcome {
         Outcome::Made(Made::Peering(id)) => id.clone(),
@@ -119,7 +119,7 @@ pub fn peering(outcome: &Outcome) -> PeeringId {
     }
 }
 
-/// A wish of an operator.
+/// An operator's request to create a peering.
 pub fn create(vpc: &str, peer: &str) -> Create {
     Create {
         name: format!("{vpc}-{peer}"),
@@ -141,7 +141,7 @@ pub fn delete(id: &PeeringId) -> Command {
     Command::DeletePeering(locate(id))
 }
 
-/// Consent to all of a request.
+/// Acceptance of a request without prefix lists.
 pub fn accept_all(id: &PeeringId) -> Accept {
     Accept::in_full(locate(id))
 }

@@ -1,4 +1,4 @@
-//! Several accounts ask for random things at the same time, over HTTP; then every rule must hold.
+//! Several accounts send random requests at the same time, over HTTP; then every rule must hold.
 
 use cps_peering_config::net::overlap;
 use ipnet::IpNet;
@@ -44,7 +44,7 @@ impl Sandbox {
     }
 }
 
-/// The result, or the error's status; an answer that is neither ends the test.
+/// The result, or the error's status; any other response ends the test.
 async fn call(client: &Client, token: &str, method: Method, url: &str, body: Option<Value>) -> Result<Value, String> {
     let mut request = client.request(method, url).bearer_auth(token);
     if let Some(body) = body {
@@ -64,12 +64,12 @@ fn region(vpc: usize) -> &'static str {
     ["cn-north-1", "cn-east-2"][vpc % 2]
 }
 
-/// Which account has a VPC.
+/// The account of a VPC.
 fn owner(vpc: usize) -> usize {
     vpc / 2 % 2
 }
 
-/// One account's random wishes.
+/// One account's random requests.
 async fn wish(url: String, own: (String, String), all: Vec<(String, String)>, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     cps_peering_http::tls::use_ring();
@@ -105,20 +105,20 @@ async fn wish(url: String, own: (String, String), all: Vec<(String, String)>, se
             ),
             (_, Some(id)) => (Method::DELETE, format!("/{id}"), None),
         };
-        // Refusals are part of the game.
+        // Refusals are expected.
         let _ = call(&client, &own.1, method, &format!("{base}{path}"), body).await;
     }
 }
 
 /// L12.
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_accounts_ask_for_at_the_same_time_the_rules_hold() {
+async fn concurrent_requests_of_accounts_keep_the_rules() {
     let sandbox = Sandbox::start();
     cps_peering_http::tls::use_ring();
     let client = Client::new();
     let vpcs: Vec<Value> = (0..VPCS)
         .map(|n| {
-            // Each CIDR is that of two VPCs, of different accounts and regions now and then.
+            // Each CIDR belongs to two VPCs, sometimes of different accounts and regions.
             json!({
                 "id": format!("v{n}"), "account": sandbox.accounts[owner(n)].0, "region": region(n),
                 "cidrs": [format!("10.{}.0.0/16", n * 2 / 3), format!("fd00:{n}::/48")],

@@ -1,4 +1,4 @@
-//! The console over plain HTTP: files and their policy, sessions, requests from pages of others, word of changes.
+//! The console over plain HTTP: files and their policy, sessions, requests from pages of other sites, streams of changes.
 
 use reqwest::{
     Client, Method, RequestBuilder, Response, StatusCode,
@@ -30,7 +30,7 @@ impl Sandbox {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // From here on it is ended, whatever fails.
+        // From here on it is stopped, whatever fails.
         let mut sandbox = Self { controller, told: Value::Null, client };
         let mut line = String::new();
         BufReader::new(sandbox.controller.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -50,7 +50,7 @@ impl Sandbox {
         self.ask(Method::GET, path).send().await.unwrap()
     }
 
-    /// As the console's own page asks.
+    /// As the console's own page.
     fn own(&self, method: Method, path: &str) -> RequestBuilder {
         self.ask(method, path).header("x-cps-console", "user").header("sec-fetch-site", "same-origin")
     }
@@ -77,7 +77,7 @@ impl Sandbox {
         json!({ "accessKey": self.account(number, "access_key"), "secretKey": self.account(number, "secret_key") })
     }
 
-    /// Who the controller takes the holder of a cookie for; none for nobody.
+    /// The identity of a cookie's session; none if it is invalid.
     async fn who(&self, cookie: &str) -> Option<String> {
         let response = self.ask(Method::GET, "/v1/whoami").header(COOKIE, cookie).send().await.unwrap();
         if response.status() == StatusCode::UNAUTHORIZED {
@@ -125,7 +125,7 @@ async fn files_come_with_a_strict_policy_and_are_cached_by_their_content() {
         let kind = file.headers()[CONTENT_TYPE].to_str().unwrap();
         assert!(kind == "text/javascript; charset=utf-8" || kind == "text/css; charset=utf-8", "{path}: {kind}");
     }
-    // No script and no style stands in the page itself.
+    // There are no inline scripts and styles.
     assert!(!text.contains("<style") && !text.contains(" style=") && !text.contains(" on"), "{text}");
     for path in ["/console/nothing.js", "/console/../Cargo.toml", "/console/%2e%2e/package.json"] {
         assert_eq!(sandbox.get(path).await.status(), StatusCode::NOT_FOUND, "{path}");
@@ -133,7 +133,7 @@ async fn files_come_with_a_strict_policy_and_are_cached_by_their_content() {
 }
 
 #[tokio::test]
-async fn sessions_are_opened_with_what_an_account_or_the_operators_have() {
+async fn sessions_are_opened_with_credentials_of_accounts_and_operators() {
     let sandbox = Sandbox::start();
     let by_key = sandbox.sign_in(sandbox.key(0)).await;
     assert_eq!(sandbox.who(&by_key).await.as_deref(), Some("account-1"));
@@ -141,7 +141,7 @@ async fn sessions_are_opened_with_what_an_account_or_the_operators_have() {
     assert_eq!(sandbox.who(&by_token).await.as_deref(), Some("account-2"));
     let operator = sandbox.sign_in(json!({ "token": sandbox.told["admin_token"] })).await;
     assert_eq!(sandbox.who(&operator).await.as_deref(), Some("operator"));
-    // An account's session opens nothing of the operators'.
+    // An account's session has no access to the operators' API.
     let hosts = sandbox.ask(Method::GET, "/admin/v1/hosts").header(COOKIE, &by_key).send().await.unwrap();
     assert_eq!(hosts.status(), StatusCode::FORBIDDEN);
 
@@ -167,7 +167,7 @@ async fn sessions_are_opened_with_what_an_account_or_the_operators_have() {
 }
 
 #[tokio::test]
-async fn a_session_ends_with_signing_out_and_with_its_credential() {
+async fn a_session_ends_with_sign_out_and_with_its_credential() {
     let sandbox = Sandbox::start();
     let first = sandbox.sign_in(sandbox.key(0)).await;
     let second = sandbox.sign_in(sandbox.key(0)).await;
@@ -182,7 +182,7 @@ async fn a_session_ends_with_signing_out_and_with_its_credential() {
 }
 
 #[tokio::test]
-async fn pages_of_others_change_nothing_and_sign_nobody_in() {
+async fn pages_of_other_sites_change_nothing_and_sign_nobody_in() {
     let sandbox = Sandbox::start();
     let cookie = sandbox.sign_in(sandbox.key(0)).await;
     let body = json!({ "vpcSpec": { "name": "forged", "cidr": "10.1.0.0/16" } }).to_string();
@@ -216,7 +216,7 @@ async fn pages_of_others_change_nothing_and_sign_nobody_in() {
         assert!(!response.headers().contains_key(SET_COOKIE), "{headers:?}");
     }
     assert_eq!(vpcs().await, 0);
-    // No other origin is ever let in: a preflight gets no answer that would do so.
+    // No other origin is allowed: a preflight gets no such response.
     let preflight =
         forged(Method::OPTIONS, VPCS, &[("origin", "https://evil.example"), ("access-control-request-method", "PUT")]);
     let response = preflight.send().await.unwrap();
@@ -227,7 +227,7 @@ async fn pages_of_others_change_nothing_and_sign_nobody_in() {
     assert_eq!(vpcs().await, 1);
 }
 
-/// Listens until `count` words of changes have come, and returns all text.
+/// Listens until `count` events have arrived, and returns all text.
 async fn listen(response: &mut Response, count: usize) -> String {
     let mut text = String::new();
     while text.matches("event: changed").count() < count {
@@ -238,7 +238,7 @@ async fn listen(response: &mut Response, count: usize) -> String {
 }
 
 #[tokio::test]
-async fn word_of_changes_comes_to_those_whom_they_concern_and_says_nothing_else() {
+async fn changes_are_streamed_to_those_whom_they_concern() {
     let sandbox = Sandbox::start();
     let one = sandbox.sign_in(sandbox.key(0)).await;
     let two = sandbox.sign_in(sandbox.key(1)).await;
@@ -248,7 +248,7 @@ async fn word_of_changes_comes_to_those_whom_they_concern_and_says_nothing_else(
         response
     };
     let (mut of_one, mut of_two) = (events(&one).await, events(&two).await);
-    // The first word comes at once: whoever comes back has missed nothing.
+    // The first event comes immediately: a client that reconnects has missed nothing.
     listen(&mut of_one, 1).await;
     listen(&mut of_two, 1).await;
     let make = async |cookie: &str, name: &str| {
@@ -259,7 +259,7 @@ async fn word_of_changes_comes_to_those_whom_they_concern_and_says_nothing_else(
     make(&two, "second").await;
     let text = listen(&mut of_two, 1).await;
     assert!(text.contains("second") && text.contains(r#""all":false"#), "{text}");
-    // Word of what one does comes to it alone: below, nothing more has come to the other.
+    // Changes of one account are sent to it alone: below, nothing more has come to the other.
     for name in ["first", "next", "last"] {
         make(&one, name).await;
         let text = listen(&mut of_one, 1).await;
@@ -269,7 +269,7 @@ async fn word_of_changes_comes_to_those_whom_they_concern_and_says_nothing_else(
         assert!(set.len() == 1 && set.values().all(|it| it["name"] == name), "{text}");
     }
 
-    // A stream ends with its session, at the next word at the latest.
+    // A stream ends with its session, at the next event at the latest.
     sandbox.own(Method::DELETE, "/console/session").header(COOKIE, &two).send().await.unwrap();
     let three = sandbox.sign_in(sandbox.key(1)).await;
     make(&three, "third").await;
@@ -278,9 +278,9 @@ async fn word_of_changes_comes_to_those_whom_they_concern_and_says_nothing_else(
     assert_eq!(nobody.status(), StatusCode::UNAUTHORIZED);
 }
 
-/// Pages take silence for a connection that is lost.
+/// Pages take silence for a lost connection.
 #[tokio::test]
-async fn a_stream_on_which_nothing_happens_says_that_it_is_alive_as_often_as_it_promises() {
+async fn an_idle_stream_sends_signs_of_life_as_often_as_promised() {
     let sandbox = Sandbox::start();
     let cookie = sandbox.sign_in(sandbox.key(0)).await;
     let mut stream = sandbox.ask(Method::GET, "/console/events").header(COOKIE, &cookie).send().await.unwrap();
@@ -292,7 +292,7 @@ async fn a_stream_on_which_nothing_happens_says_that_it_is_alive_as_often_as_it_
 }
 
 #[tokio::test]
-async fn one_account_can_listen_so_many_times_and_leaves_others_their_places() {
+async fn the_streams_of_one_account_are_limited_and_others_have_their_own() {
     let sandbox = Sandbox::start();
     let one = sandbox.sign_in(sandbox.key(0)).await;
     let two = sandbox.sign_in(sandbox.key(1)).await;
@@ -309,7 +309,7 @@ async fn one_account_can_listen_so_many_times_and_leaves_others_their_places() {
         assert!(streams.len() < 1000, "there is no bound");
     }
     assert_eq!(listen(&two).await.status(), StatusCode::OK);
-    // A place is free again when somebody leaves.
+    // A place is free again when a client leaves.
     drop(streams.pop());
     while listen(&one).await.status() != StatusCode::OK {
         tokio::task::yield_now().await;
@@ -317,20 +317,20 @@ async fn one_account_can_listen_so_many_times_and_leaves_others_their_places() {
 }
 
 #[tokio::test]
-async fn streams_do_not_hold_up_the_end_of_the_controller() {
+async fn streams_do_not_delay_the_shutdown() {
     let mut sandbox = Sandbox::start();
     let cookie = sandbox.sign_in(sandbox.key(0)).await;
     let mut stream = sandbox.ask(Method::GET, "/console/events").header(COOKIE, &cookie).send().await.unwrap();
     listen(&mut stream, 1).await;
     let id = sandbox.controller.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
-    // The stream's own end, not that of a connection that was cut.
+    // The regular end of the stream, rather than a cut connection.
     assert!(stream.chunk().await.unwrap().is_none());
     assert!(sandbox.controller.wait().unwrap().success());
 }
 
 #[tokio::test]
-async fn files_are_compressed_for_those_who_take_that() {
+async fn files_are_compressed_for_clients_that_accept_it() {
     let sandbox = Sandbox::start();
     let page = sandbox.get("/console/").await.text().await.unwrap();
     let script = page.split('"').find(|it| it.strip_suffix(".js").is_some()).unwrap().to_owned();

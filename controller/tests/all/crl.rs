@@ -1,4 +1,4 @@
-//! What is revoked at the controller is revoked on hosts: lists of `cps-peering pki revoke`, brought over TLS.
+//! Certificates that are revoked at the controller are revoked on hosts: lists of `cps-peering pki revoke`, distributed over TLS.
 
 use crate::programs::pki;
 use axum::{Router, body::Bytes, http::StatusCode, routing::put};
@@ -29,7 +29,7 @@ use std::{
 };
 use tokio::net::TcpListener;
 
-/// A host with certificates of its own folder: lists come to it in no other way than by the controller.
+/// A host with certificates in a folder of its own: lists reach it only through the controller.
 struct Host {
     identity: Identity,
     address: SocketAddr,
@@ -37,7 +37,7 @@ struct Host {
 }
 
 impl Host {
-    /// `answer`: what it says to a list; none where it takes it up.
+    /// `answer`: its response to a list; none if it accepts it.
     async fn start(pki: &Path, folder: &Path, id: &str, answer: Option<StatusCode>) -> Self {
         let own = folder.join(id);
         fs::create_dir(&own).unwrap();
@@ -70,7 +70,7 @@ impl Host {
     }
 }
 
-/// What a host keeps by itself.
+/// The certificates that a host has stored.
 fn kept(folder: &Path) -> Kept {
     Kept { crl: Some(folder.join("sent.pem")), renewed: None }
 }
@@ -84,7 +84,7 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_reach_every_host_that_takes_them_each_once_and_nothing_is_taken_back() {
+async fn lists_reach_every_host_that_accepts_them_once_and_no_older_one_follows() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("pki");
     for arguments in
@@ -96,7 +96,7 @@ async fn lists_reach_every_host_that_takes_them_each_once_and_nothing_is_taken_b
     let files = TlsFiles { ca: path("ca.pem"), cert: path("controller.pem"), key: path("controller.key"), crl: None };
     let identity = Identity::open(&files).unwrap();
     let one = Host::start(&dir, folder.path(), "h1", None).await;
-    // Of a version that knows no lists.
+    // Of a version that does not support lists.
     let old = Host::start(&dir, folder.path(), "h2", Some(StatusCode::NOT_FOUND)).await;
     let host = |id: &str, address: SocketAddr| {
         format!(
@@ -116,21 +116,21 @@ async fn lists_reach_every_host_that_takes_them_each_once_and_nothing_is_taken_b
     identity.reload().unwrap();
     until("the list is on the host", || one.revoked() == 1).await;
     assert_eq!(one.asked.load(Ordering::Relaxed), 1);
-    // What is not taken up by one holds up nobody.
+    // A host that does not accept it delays no other.
     until("the other one was asked", || old.asked.load(Ordering::Relaxed) > 0).await;
     assert_eq!(old.revoked(), 0);
     pki(&dir, &["revoke", "host-h3"]);
     identity.reload().unwrap();
     until("the next list is on the host", || one.revoked() == 2).await;
     assert_eq!(one.asked.load(Ordering::Relaxed), 2, "each list is brought once");
-    // It is kept there: a restart without the controller forgets nothing.
+    // It is stored there: a restart without the controller forgets nothing.
     let own = folder.path().join("h1");
     let at = |file: &str| own.join(file);
     let files = TlsFiles { ca: at("ca.pem"), cert: at("host-h1.pem"), key: at("host-h1.key"), crl: None };
     assert_eq!(Identity::open_with(&files, kept(&own)).unwrap().facts().revoked, 2);
-    // A host that comes later gets it, too.
+    // A host that is added later gets it, too.
     let late = Host::start(&dir, folder.path(), "h3", None).await;
-    // (Its own certificate is on the list, so the controller does not speak with it.)
+    // (Its own certificate is on the list, so the controller does not connect to it.)
     let inventory = toml::from_str(&host("h3", late.address)).unwrap();
     let apply = Command::Apply(Apply::of(inventory));
     tokio::task::block_in_place(|| engine.execute(&Request::new(Actor::Operator, apply))).unwrap();

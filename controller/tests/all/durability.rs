@@ -1,4 +1,4 @@
-//! The real controller under SIGKILL, concurrent requests and a full disk: what was answered is kept, and nothing by halves.
+//! The real controller under SIGKILL, concurrent requests and a full disk: what was acknowledged is kept, and nothing is half done.
 
 use cps_peering_controller::{
     engine::{Engine, Options},
@@ -36,7 +36,7 @@ impl Drop for Controller {
     }
 }
 
-/// An answer: its status, the id of the request, and its content.
+/// A response: its status, the id of the request, and its content.
 struct Answer {
     status: StatusCode,
     request: String,
@@ -75,7 +75,7 @@ impl Controller {
         controller
     }
 
-    /// Whether it answers, and by itself.
+    /// Whether it answers, and leads.
     async fn leads(&self) -> bool {
         match self.client.get(format!("{}/healthz", self.url)).send().await {
             Ok(answer) => answer.text().await.is_ok_and(|text| !text.contains("follower")),
@@ -89,7 +89,7 @@ impl Controller {
         self.process.wait().unwrap();
     }
 
-    /// None when there was no answer, or not a whole one.
+    /// None if there was no complete response.
     async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Option<Answer> {
         call(&self.client, &self.url, method, path, body).await
     }
@@ -122,14 +122,14 @@ fn inventory(vpcs: usize) -> Value {
     json!({ "regions": [{ "id": "north" }], "vpcs": (0..vpcs).map(vpc).collect::<Vec<_>>() })
 }
 
-/// What is certain about a pair of VPCs, from the answers so far.
+/// What is certain about a pair of VPCs, from the responses so far.
 #[derive(Debug, Clone, Default)]
 struct Pair {
-    /// The last answer.
+    /// The last response.
     known: Known,
-    /// Whether a request was on its way when the controller was killed.
+    /// Whether a request was in flight when the controller was killed.
     asked: bool,
-    /// Ids of all requests that were answered with success.
+    /// Ids of all requests that succeeded.
     requests: Vec<String>,
 }
 
@@ -141,7 +141,7 @@ enum Known {
     Deleted(String),
 }
 
-/// Peers and parts one pair, again and again, until the controller is gone.
+/// Peers and unpeers one pair, again and again, until the controller is gone.
 async fn peer_and_part(client: Client, url: String, pair: Arc<Mutex<Pair>>, n: usize) {
     loop {
         let known = pair.lock().unwrap().known.clone();
@@ -164,7 +164,7 @@ async fn peer_and_part(client: Client, url: String, pair: Arc<Mutex<Pair>>, n: u
     }
 }
 
-/// Compares what is there with what was answered, and brings the pair to where it can go on.
+/// Compares the state with the responses, and brings the pair to where it can continue.
 async fn compare(controller: &Controller, pair: &Mutex<Pair>, live: &BTreeMap<String, String>, n: usize) {
     let Pair { known, asked, requests } = pair.lock().unwrap().clone();
     let there = live.get(&format!("v{}", 2 * n));
@@ -196,7 +196,7 @@ async fn live(controller: &Controller) -> BTreeMap<String, String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_answered_command_is_lost_when_the_controller_is_killed() {
+async fn no_acknowledged_command_is_lost_when_the_controller_is_killed() {
     let folder: TempDir = tempfile::tempdir().unwrap();
     let pairs: Vec<Arc<Mutex<Pair>>> = (0..WORKERS).map(|_| Arc::default()).collect();
     let mut answered = 0;
@@ -216,7 +216,7 @@ async fn no_answered_command_is_lost_when_the_controller_is_killed() {
             let (client, url) = (Client::new(), controller.url.clone());
             workers.spawn(peer_and_part(client, url, Arc::clone(pair), n));
         }
-        // At another point each time: after so many answers, and a random moment more.
+        // At another point each time: after so many responses, and a random moment more.
         while pairs.iter().map(|pair| pair.lock().unwrap().requests.len()).sum::<usize>() < 5 + 7 * round {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -230,7 +230,7 @@ async fn no_answered_command_is_lost_when_the_controller_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_requests_that_exclude_each_other_exactly_one_wins() {
+async fn of_mutually_exclusive_requests_exactly_one_wins() {
     let folder = tempfile::tempdir().unwrap();
     let controller = Controller::start(folder.path(), ":").await;
     let overlapping = json!({
@@ -246,7 +246,7 @@ async fn of_requests_that_exclude_each_other_exactly_one_wins() {
     let mut asked = JoinSet::new();
     for n in 1..9 {
         let (client, url) = (controller.client.clone(), controller.url.clone());
-        // Either side may be the one that asks.
+        // Either side may be the one that requests.
         let (vpc, peer) = if n % 2 == 0 { (0, n) } else { (n, 0) };
         let body =
             json!({ "vpcPeeringName": format!("p{n}"), "vpcId": format!("v{vpc}"), "remoteVpcId": format!("v{peer}") });
@@ -262,12 +262,12 @@ async fn of_requests_that_exclude_each_other_exactly_one_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_is_told_and_nothing_pretends() {
+async fn a_full_disk_is_reported_and_nothing_is_acknowledged_falsely() {
     if crate::place::in_etcd() {
         return; // Its members have disks of their own.
     }
     let folder = tempfile::tempdir().unwrap();
-    // No file may grow beyond 4 MiB, which the kernel tells with EFBIG as it tells a full disk with ENOSPC.
+    // No file may grow beyond 4 MiB, which the kernel reports with EFBIG as it reports a full disk with ENOSPC.
     let controller = Controller::start(folder.path(), "trap '' XFSZ; ulimit -f 4096").await;
     let vpcs = |n: usize| {
         json!({
@@ -291,7 +291,7 @@ async fn a_full_disk_is_told_and_nothing_pretends() {
     assert_eq!(refused.content["error"]["status"], "UNAVAILABLE");
     let message = refused.content["error"]["message"].as_str().unwrap();
     assert!(message.contains("store.redb"), "{message}");
-    // What is there can still be read, what was refused is not among it.
+    // Existing records can still be read, refused ones are not among them.
     let count = |inventory: &Value| inventory["vpcs"].as_array().unwrap().len();
     assert_eq!(count(&controller.get("/admin/v1/inventory").await), 250 * kept);
     controller.kill();
@@ -302,7 +302,7 @@ async fn a_full_disk_is_told_and_nothing_pretends() {
     assert_eq!(applied.status, StatusCode::OK, "{}", applied.content);
 }
 
-/// Runs the program beside a controller's settings. Whether it succeeded, and what it printed.
+/// Runs the program with a controller's settings. Returns whether it succeeded, and what it printed.
 fn run(folder: &Path, arguments: &[&str]) -> (bool, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cps-peering-controller"));
     let ended = command.arg("--settings").arg(folder.join("controller.toml")).args(arguments).output().unwrap();
@@ -310,7 +310,7 @@ fn run(folder: &Path, arguments: &[&str]) -> (bool, String) {
 }
 
 #[tokio::test]
-async fn a_copy_made_while_it_works_comes_back_when_it_does_not() {
+async fn a_backup_of_a_running_controller_can_be_restored() {
     let folder = TempDir::new().unwrap();
     let controller = Controller::start(folder.path(), "true").await;
     let apply = async |vpcs| controller.call(Method::POST, "/admin/v1/apply", Some(inventory(vpcs))).await.unwrap();
@@ -320,7 +320,7 @@ async fn a_copy_made_while_it_works_comes_back_when_it_does_not() {
     let made = answer.content["result"].clone();
     let before = controller.get("/admin/v1/cluster").await;
     assert_eq!(before["held"], false);
-    // A leader's first commit says that it leads.
+    // A leader's first commit records that it leads.
     let number = if crate::place::in_etcd() { 2 } else { 1 };
     assert_eq!(made["revision"], json!({ "epoch": 1, "number": number }));
     let file = made["file"].as_str().unwrap();
@@ -329,11 +329,11 @@ async fn a_copy_made_while_it_works_comes_back_when_it_does_not() {
     assert!(done && manifest["revision"] == made["revision"] && manifest["cluster"] == before["cluster"], "{told}");
     let (done, told) = run(folder.path(), &["backup", "verify", file]);
     assert!(done && told.contains("is whole") && told.contains("2 VPCs"), "{told}");
-    // By a timer, while the controller runs: at most two are kept, and a copy that nobody has taken costs no other.
+    // By a timer, while the controller runs: at most two are kept, and a failed hand-over removes none.
     let taken = folder.path().join("taken");
     std::fs::create_dir(&taken).unwrap();
     let folders = taken.to_str().unwrap();
-    // Another cluster puts its copies there, too, and they are none of this one's.
+    // Another cluster puts its backups there, too, and they are not touched.
     let stranger = TempDir::new().unwrap();
     let others: Vec<PathBuf> =
         (0..3).map(|number| taken.join(format!("2020-01-01T00-00-0{number}.000Z.backup"))).collect();
@@ -375,7 +375,7 @@ async fn a_copy_made_while_it_works_comes_back_when_it_does_not() {
     let controller = Controller::start(folder.path(), "true").await;
     let found = controller.get("/admin/v1/inventory").await;
     assert_eq!(found["vpcs"].as_array().unwrap().len(), 2, "{found}");
-    // It is a cluster of its own now, and held until somebody says so.
+    // It is a cluster of its own now, and held until it is released.
     let now = controller.get("/admin/v1/cluster").await;
     assert_eq!((&now["held"], now["cluster"] == before["cluster"]), (&json!(true), false), "{before} {now}");
     let (done, told) = run(folder.path(), &["release", "--dry-run"]);

@@ -41,7 +41,7 @@ impl Drop for Member {
 }
 
 impl Members {
-    /// Starts so many members, and waits until they serve.
+    /// Starts this many members, and waits until they serve.
     pub fn start(count: usize) -> Self {
         Self::start_with(count, &[])
     }
@@ -77,7 +77,7 @@ impl Members {
         member.process = Some(command.spawn().expect("etcd: tests/packages installs etcd-server"));
     }
 
-    /// Waits until a member answers what needs a leader.
+    /// Waits until a member answers a request that needs a leader.
     fn wait_for(&self, number: usize) {
         let until = Instant::now() + PATIENCE;
         while !self.serves(number) {
@@ -92,7 +92,7 @@ impl Members {
 
     fn serves(&self, number: usize) -> bool {
         if self.speaks_tls() {
-            // Whoever uses it asks until it has a leader.
+            // Its users retry until it has a leader.
             return TcpStream::connect(self.all[number].client).is_ok();
         }
         let ask = || -> std::io::Result<String> {
@@ -113,7 +113,7 @@ impl Members {
         format!("{scheme}://{}", self.all[number].client)
     }
 
-    /// Where a member serves.
+    /// The client address of a member.
     pub fn address(&self, number: usize) -> SocketAddr {
         self.all[number].client
     }

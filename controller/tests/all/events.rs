@@ -1,4 +1,4 @@
-//! What accounts and operators are told: in order, each change once, and of nobody else's.
+//! Events of accounts and operators: in order, each change once, and nothing about others.
 
 use crate::running::{Controller, Place, TOKEN, call, done, vpc};
 use reqwest::Method;
@@ -8,7 +8,7 @@ use std::time::Duration;
 const NORTH: &str = "/v1/regions/north";
 const EAST: &str = "/v1/regions/east";
 
-/// Everything behind a place, read some at a time, and the place behind that.
+/// All events after a cursor, read some at a time, and the cursor after them.
 async fn all(controller: &Controller, token: &str, path: &str, after: &str) -> (Vec<Value>, String) {
     let (mut events, mut after) = (Vec::new(), after.to_owned());
     loop {
@@ -48,17 +48,17 @@ async fn ask(controller: &Controller, token: &str, name: &str, own: &str, other:
 }
 
 #[tokio::test]
-async fn each_change_is_told_once_in_order_to_those_whom_it_concerns_also_after_a_restart() {
+async fn each_change_has_one_event_in_order_for_those_it_concerns_also_after_a_restart() {
     let (controller, one, two, three) = cloud().await;
     let (a, c) =
         (vpc(&controller, &one, NORTH, "10.1.0.0/16").await, vpc(&controller, &two, EAST, "10.2.0.0/16").await);
     let (_, start) = all(&controller, &one, NORTH, "latest").await;
     let id = ask(&controller, &one, "p", &a, &c).await;
     let (own, other) = (format!("{NORTH}/vpcPeerings/{id}"), format!("{EAST}/vpcPeerings/{id}"));
-    // Its own affair: the other account hears nothing of it.
+    // Its own affair: the other account gets no event.
     let body = json!({ "userTags": [{ "key": "k" }] });
     done(&controller, &one, Method::PUT, &own, body).await;
-    // What the receiver's network is like is not told before it has accepted (rule L11).
+    // The receiver's CIDRs are not disclosed before it has accepted (rule L11).
     let body = json!({ "secondaryCidrSpec": { "vpcId": c, "cidr": "10.3.0.0/16" } });
     done(&controller, &two, Method::PUT, &format!("{EAST}/secondaryCidrs"), body).await;
     done(&controller, &two, Method::POST, &format!("{other}:acceptVpcPeering"), json!({})).await;
@@ -106,7 +106,7 @@ async fn each_change_is_told_once_in_order_to_those_whom_it_concerns_also_after_
         [&shared[..], &["peering.recordDeleted"]].concat()
     );
     assert_eq!(told.iter().filter(|kind| payer.contains(kind)).count(), 2, "{told:?}");
-    // From the beginning it is the same, and each event is a place to go on from.
+    // From the beginning it is the same, and each event is a cursor.
     let (again, _) = all(&controller, &one, NORTH, &start).await;
     assert_eq!(again, [&seen[..], &later].concat(), "an event is the same whenever it is read, its id included");
     let third = again[2]["id"].as_str().unwrap();
@@ -122,13 +122,13 @@ async fn each_change_is_told_once_in_order_to_those_whom_it_concerns_also_after_
         [&["peering.requested", "peering.cidrsChanged", "peering.accepted", "peering.active"], &shared[..]].concat();
     assert_eq!(kinds(&theirs), expected);
     let text = json!(theirs).to_string();
-    // A time may have "10." in it.
+    // A time may contain "10.".
     let is_own = theirs.iter().all(|event| event["role"] == "receiver");
     assert!(is_own && !text.contains("ours alone") && !text.contains("0.0/16"), "{text}");
-    // Nobody else hears anything, and of a side only where it is.
+    // Other accounts get no events, and a side's events are only in its region.
     assert!(all(&controller, &three, NORTH, "").await.0.is_empty());
     assert!(all(&controller, &two, NORTH, "").await.0.is_empty());
-    // Operators hear everything, with whom it was told to; nobody else does.
+    // Operators get all events, with the accounts that got them; nobody else does.
     let (everything, _) = all(&controller, TOKEN, "/admin/v1", "").await;
     assert!(
         everything.len() > again.len() && everything[0]["accountIds"] == json!(["one", "two"]),
@@ -139,7 +139,7 @@ async fn each_change_is_told_once_in_order_to_those_whom_it_concerns_also_after_
 }
 
 #[tokio::test]
-async fn who_waits_is_told_at_once_and_who_streams_goes_on_where_it_was() {
+async fn long_polls_return_immediately_and_streams_resume() {
     let (controller, one, two, _) = cloud().await;
     let (a, c) =
         (vpc(&controller, &one, NORTH, "10.1.0.0/16").await, vpc(&controller, &two, EAST, "10.2.0.0/16").await);
@@ -147,7 +147,7 @@ async fn who_waits_is_told_at_once_and_who_streams_goes_on_where_it_was() {
     let path = format!("{EAST}/events?wait=25&after=latest");
     let waiting = done(&controller, &two, Method::GET, &path, Value::Null);
     let asking = async {
-        // It waits by then, or finds it at once.
+        // It waits by then, or finds the event immediately.
         tokio::time::sleep(Duration::from_millis(300)).await;
         ask(&controller, &one, "p", &a, &c).await
     };
@@ -158,7 +158,7 @@ async fn who_waits_is_told_at_once_and_who_streams_goes_on_where_it_was() {
     let nothing =
         done(&controller, &two, Method::GET, &format!("{EAST}/events?wait=1&after={next}"), Value::Null).await;
     assert!(nothing["events"].as_array().unwrap().is_empty());
-    // As a stream, from the beginning and from behind the first event.
+    // As a stream, from the beginning and from after the first event.
     let stream = async |after: Option<&str>| {
         let request = controller.ask(Method::GET, &format!("{EAST}/events")).bearer_auth(&two);
         let request = request.header("accept", "text/event-stream");
@@ -186,7 +186,7 @@ async fn who_waits_is_told_at_once_and_who_streams_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn a_host_that_was_removed_as_dead_is_told_of_as_removed_once() {
+async fn a_host_removed_as_dead_has_one_event() {
     let controller = Place::new().start().await;
     let host = json!({ "id": "h1", "region": "north", "underlay": "192.0.2.1", "agent": "http://127.0.0.1:1" });
     let inventory = json!({ "regions": [{ "id": "north" }], "hosts": [host] });
@@ -196,7 +196,7 @@ async fn a_host_that_was_removed_as_dead_is_told_of_as_removed_once() {
         events.iter().map(|event| format!("{} {}", event["type"], event["host"])).collect::<Vec<_>>()
     };
     let told = [r#""host.added" "h1""#, r#""host.removed" "h1""#];
-    // It stays listed; to remove it again forgets it.
+    // It stays listed; removing it again forgets it.
     for _ in 0..2 {
         done(&controller, TOKEN, Method::DELETE, "/admin/v1/hosts/h1?dead=true&confirm=1", Value::Null).await;
         assert_eq!(hosts().await, told);
@@ -204,7 +204,7 @@ async fn a_host_that_was_removed_as_dead_is_told_of_as_removed_once() {
 }
 
 #[tokio::test]
-async fn places_that_are_none_are_refused_with_what_to_do() {
+async fn invalid_cursors_are_refused_with_a_hint() {
     let (controller, one, _, _) = cloud().await;
     for (query, code, says) in [
         ("after=x", 400, "nextAfter"),

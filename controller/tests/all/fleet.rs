@@ -19,7 +19,7 @@ use tempfile::TempDir;
 pub const TOKEN: &str = "an-operator-token-for-tests";
 pub const PATIENCE: Duration = Duration::from_secs(40);
 
-/// One controller.
+/// A controller.
 pub struct Node {
     pub folder: TempDir,
     pub process: Option<Child>,
@@ -106,7 +106,7 @@ impl Fleet {
         Self { nodes: (0..count).map(|number| Node::new(&endpoints(number), "tls = 'off'")).collect(), client }
     }
 
-    /// Which one says that it leads.
+    /// The one that claims to lead.
     pub async fn says(&self, number: usize) -> String {
         let asked = self.client.get(format!("{}/healthz", self.nodes[number].url)).timeout(Duration::from_millis(500));
         match asked.send().await {
@@ -151,7 +151,7 @@ impl Fleet {
         ask(&self.client, &self.nodes[number].url, method, path, body).await
     }
 
-    /// Applies until it is done: what is answered with "ask again" is asked again, anywhere but at some.
+    /// Applies until it succeeds: "retry" is followed by another attempt, at any controller but some.
     pub async fn apply(&self, document: &Value, except: &[usize]) {
         let until = Instant::now() + PATIENCE;
         loop {
@@ -180,7 +180,7 @@ impl Fleet {
     }
 }
 
-/// None where there was no whole answer.
+/// None if there was no complete response.
 pub async fn ask(
     client: &Client,
     url: &str,

@@ -1,4 +1,4 @@
-//! How old what is known of hosts may be, and what it says when it is older (rules V3 and V6). Nobody pushes here: reports come from the
+//! How old knowledge about hosts may be, and what is shown when it is older (rules V3 and V6). There are no push workers: reports come from the
 //! test.
 
 use crate::common::{create, delete, peering};
@@ -41,7 +41,7 @@ fn host(number: usize) -> HostId {
     format!("h{number}").parse().unwrap()
 }
 
-/// What probes say.
+/// The results of probes.
 #[derive(Clone, Copy)]
 struct Said {
     sent: u32,
@@ -54,7 +54,7 @@ struct Said {
 const WELL: Said = Said { sent: 20, lost: 0, round_trip_us: Some(400), mtu_black_hole: Some(false), age_ms: 1000 };
 
 impl Cloud {
-    /// VPCs v1 and v2, each with a port on a host of its own, and so many hosts beside.
+    /// VPCs v1 and v2, each with a port on a host of its own, and `more` other hosts.
     fn new(more: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = crate::place::open(folder.path()).unwrap();
@@ -90,12 +90,12 @@ impl Cloud {
         self.now_ms.fetch_add(1000 * seconds, Ordering::Relaxed);
     }
 
-    /// A host says that all is as it must be.
+    /// A host reports that it is in sync.
     fn reports(&self, number: usize) {
         self.reports_mtu(number, None);
     }
 
-    /// The same, and what MTU its end of the underlay has.
+    /// The same, with the MTU of its end of the underlay.
     fn reports_mtu(&self, number: usize, underlay_mtu: Option<u32>) {
         let host = host(number);
         let revision = self.engine.read(|state, _| state.revision_of(&state.hosts()[&host]));
@@ -114,7 +114,7 @@ impl Cloud {
             sides: BTreeMap::new(),
         };
         self.engine.on_report(&host, Ok(report));
-        // What waits for it is moved on.
+        // Advance what waits for it.
         self.engine.sweep();
     }
 
@@ -123,7 +123,7 @@ impl Cloud {
         self.engine.read(|state, _| state.peerings()[id].sides()[side].vni.unwrap())
     }
 
-    /// A host says how the paths of one side are.
+    /// A host reports the health of the paths of one side.
     fn probes(&self, number: usize, side: (Vni, &PeeringId), said: Said) {
         let (vni, peering) = side;
         let Said { sent, lost, round_trip_us, mtu_black_hole, age_ms } = said;
@@ -162,13 +162,13 @@ fn active() -> (Cloud, PeeringId) {
 }
 
 #[test]
-fn v3_what_was_said_too_long_ago_is_not_in_sync_and_says_when_it_was() {
+fn v3_an_old_report_is_not_in_sync_and_its_time_is_shown() {
     let (cloud, id) = active();
     let acme = "acme".parse().unwrap();
     cloud.pass(40);
     let seen = cloud.peering(&id, Viewer::Account(&acme));
     assert!(seen.routes_in_sync && seen.state_reason.is_none());
-    // The host that was heard longest ago counts.
+    // The host with the oldest report counts.
     assert_eq!((seen.report_age_seconds, seen.last_report.as_deref()), (Some(42), Some("2026-01-01T09:41:00Z")));
     assert!(cloud.routes(&id).iter().all(|route| route.installed));
     assert_eq!((cloud.in_sync(), cloud.host(2).report_age_seconds), (2, Some(40)));
@@ -193,7 +193,7 @@ fn v3_what_was_said_too_long_ago_is_not_in_sync_and_says_when_it_was() {
     let hosts = cloud.peering(&id, Viewer::Operator).hosts.unwrap();
     let told: Vec<_> = hosts.iter().map(|it| (it.confirmed, it.report_age_seconds, it.last_error.is_some())).collect();
     assert_eq!(told, [(false, Some(46), true), (true, Some(44), false)]);
-    // Whoever listens for changes is told, though no host said anything.
+    // Listeners for changes are notified, though no host reported anything.
     cloud.engine.sweep();
     assert_ne!(*changes.borrow(), before);
     cloud.reports(1);
@@ -201,7 +201,7 @@ fn v3_what_was_said_too_long_ago_is_not_in_sync_and_says_when_it_was() {
 }
 
 #[test]
-fn v3_a_question_that_failed_since_outweighs_the_report_before_it() {
+fn v3_a_failed_poll_outweighs_the_report_before_it() {
     let (cloud, id) = active();
     for refusal in ["connection refused", "the agent has revision 2.7, newer than 1.9 of this controller"] {
         cloud.engine.on_report(&host(2), Err(refusal.to_owned()));
@@ -214,7 +214,7 @@ fn v3_a_question_that_failed_since_outweighs_the_report_before_it() {
         cloud.reports(2);
         assert!(cloud.peering(&id, Viewer::Operator).routes_in_sync && cloud.in_sync() == 2);
     }
-    // Nor does a host that has never been heard count.
+    // Nor does a host count that has never reported.
     let quiet = Cloud::new(0);
     let id = peering(&quiet.run(&Command::CreatePeering(create("v1", "v2"))));
     quiet.reports(1);
@@ -223,7 +223,7 @@ fn v3_a_question_that_failed_since_outweighs_the_report_before_it() {
 }
 
 #[test]
-fn what_was_seen_to_be_gone_stays_gone_however_long_ago_that_was() {
+fn a_confirmed_removal_stays_confirmed_however_old_it_is() {
     let (cloud, id) = active();
     cloud.run(&delete(&id));
     cloud.reports(1);
@@ -236,10 +236,10 @@ fn what_was_seen_to_be_gone_stays_gone_however_long_ago_that_was() {
 }
 
 #[test]
-fn where_there_are_so_many_hosts_that_each_is_asked_less_often_reports_may_be_older() {
+fn with_very_many_hosts_reports_may_be_older() {
     let cloud = Cloud::new(1498);
     cloud.reports(1);
-    // 50 are asked each second: each at least every 40 s, and one question may be late.
+    // 50 are polled each second: each at least every 40 s, and one poll may be late.
     cloud.pass(80);
     assert!(cloud.host(1).in_sync);
     cloud.pass(1);
@@ -247,20 +247,20 @@ fn where_there_are_so_many_hosts_that_each_is_asked_less_often_reports_may_be_ol
 }
 
 #[test]
-fn a_host_that_reports_ever_other_mtus_costs_others_few_plans_and_ends_with_the_smaller_one() {
+fn a_host_with_alternating_mtus_causes_few_plans_and_ends_with_the_smaller_one() {
     let (cloud, _) = active();
     let plan = || cloud.engine.read(|state, _| state.revision_of(&state.hosts()[&host(1)]));
     let mtu = |number: usize| cloud.host(number).underlay_mtu;
     cloud.reports_mtu(1, Some(9000));
     cloud.reports_mtu(2, Some(9000));
     assert_eq!((mtu(1), mtu(2)), (Some(9000), Some(9000)));
-    // What no underlay has is ignored.
+    // Impossible MTUs are ignored.
     let before = plan();
     for wrong in [0, 67, 65_536, 4_000_000_000] {
         cloud.reports_mtu(2, Some(wrong));
         assert_eq!((mtu(2), plan()), (Some(9000), before), "{wrong}");
     }
-    // That less fits counts at once, and that more fits as well, while that does not go on.
+    // A smaller one counts immediately, and so does a larger one, while they do not alternate.
     let mut plans = std::collections::BTreeSet::new();
     for _ in 0..100 {
         for said in [1500, 9000] {
@@ -270,7 +270,7 @@ fn a_host_that_reports_ever_other_mtus_costs_others_few_plans_and_ends_with_the_
     }
     assert_eq!(mtu(2), Some(1500));
     assert!((2..=6).contains(&plans.len()), "{plans:?}");
-    // Once it has been steady for a while it is believed.
+    // Once it has been steady for a while it is accepted.
     cloud.pass(600);
     cloud.reports_mtu(2, Some(9000));
     assert_eq!(mtu(2), Some(9000));
@@ -284,7 +284,7 @@ fn path(view: &PeeringView) -> Option<(u32, Option<f64>, Option<bool>, &str)> {
 
 /// V6, L11.
 #[test]
-fn v6_how_the_paths_are_is_the_worst_that_any_host_says_and_an_account_sees_no_host() {
+fn v6_path_health_is_the_worst_of_all_hosts_and_an_account_sees_no_host() {
     let (cloud, id) = active();
     let acme = "acme".parse().unwrap();
     let (one, other) = (cloud.vni(&id, 0), cloud.vni(&id, 1));
@@ -301,12 +301,12 @@ fn v6_how_the_paths_are_is_the_worst_that_any_host_says_and_an_account_sees_no_h
     let hosts = cloud.peering(&id, Viewer::Operator).hosts.unwrap();
     let loss: Vec<_> = hosts.iter().map(|it| it.path_health.as_ref().map(|health| health.loss_percent)).collect();
     assert_eq!(loss, [Some(0), Some(6)]);
-    // A host whose newest packets are all lost knows no time. That of the other one counts.
+    // A host whose latest packets are all lost has no round-trip time. That of the other one counts.
     cloud.probes(2, (other, &id), Said { lost: 19, round_trip_us: None, mtu_black_hole: None, ..bad });
     assert_eq!(path(&seen()).map(|(loss, time, hole, _)| (loss, time, hole)), Some((100, Some(0.4), Some(false))));
     cloud.probes(1, (one, &id), Said { lost: 20, round_trip_us: None, mtu_black_hole: None, ..WELL });
     assert_eq!(path(&seen()).map(|(loss, time, hole, _)| (loss, time, hole)), Some((100, None, None)));
-    // What no agent should say, and of what it has no part in.
+    // Implausible values, and sides that it has no part in.
     cloud.probes(1, (one, &id), Said { sent: 0, lost: 7, ..WELL });
     cloud.probes(2, (one, &id), Said { sent: u32::MAX, lost: u32::MAX, ..WELL });
     assert_eq!(path(&seen()), None);
@@ -315,18 +315,18 @@ fn v6_how_the_paths_are_is_the_worst_that_any_host_says_and_an_account_sees_no_h
     assert_eq!(path(&seen()), None);
     cloud.probes(1, (one, &id), Said { sent: u32::MAX, lost: u32::MAX, ..WELL });
     assert_eq!(path(&seen()).map(|(loss, ..)| loss), Some(100));
-    // A peering that is over has no paths.
+    // A peering that has ended has no paths.
     cloud.run(&delete(&id));
     assert_eq!(path(&cloud.peering(&id, Viewer::Operator)), None);
 }
 
-/// V6: what is not known is said not to be.
+/// V6: what is unknown is shown as unknown.
 #[test]
-fn v6_what_probes_said_too_long_ago_says_nothing() {
+fn v6_old_samples_do_not_count() {
     let (cloud, id) = active();
     let one = cloud.vni(&id, 0);
     cloud.probes(1, (one, &id), WELL);
-    // Three minutes, and twice the time between two probes and between two questions.
+    // Three minutes, and twice the time between two probes and between two polls.
     cloud.pass(199);
     let seen = cloud.peering(&id, Viewer::Operator);
     assert_eq!(path(&seen).map(|it| it.3), Some("2026-01-01T09:41:01Z"), "when it was measured");
@@ -336,7 +336,7 @@ fn v6_what_probes_said_too_long_ago_says_nothing() {
     assert_eq!(path(&cloud.peering(&id, Viewer::Operator)), None, "it was old when it was said");
     cloud.probes(1, (one, &id), WELL);
     assert!(path(&cloud.peering(&id, Viewer::Operator)).is_some());
-    // An agent that says nothing of a side any more knows nothing of it.
+    // An agent that does not report a side any more knows nothing about it.
     cloud.engine.on_probes(&host(1), ProbeReport::default(), Duration::from_secs(5));
     assert_eq!(path(&cloud.peering(&id, Viewer::Operator)), None);
 }

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 const VPCS: usize = 12;
 
-/// An engine with a clock that can be held, and with it the writer, in the middle of a command.
+/// An engine with a clock that can be stopped, and with it the writer, in the middle of a command.
 struct Held {
     engine: Arc<Engine>,
     hold: Arc<Mutex<()>>,
@@ -48,7 +48,7 @@ fn peer(a: usize, b: usize) -> Command {
     })
 }
 
-/// How many transactions there were.
+/// The number of transactions.
 fn commits(engine: &Arc<Engine>) -> u32 {
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &metrics::registry(engine, None)).unwrap();
@@ -72,14 +72,14 @@ async fn all_at_once(held: &Held, commands: Vec<Command>) -> Vec<Result<Outcome,
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes_while_the_writer_is_busy_is_committed_together() {
+async fn commands_that_arrive_during_a_commit_are_committed_together() {
     let held = held();
     let before = commits(&held.engine);
     let answers = all_at_once(&held, (0..VPCS / 2).map(|n| peer(2 * n, 2 * n + 1)).collect()).await;
     assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     let transactions = commits(&held.engine) - before;
     assert!(transactions <= 3, "{transactions} transactions for {} commands", answers.len());
-    // Each has its own number, and what it made due went with it.
+    // Each has its own number, and includes what was due.
     held.engine.read(|state, _| {
         assert_eq!(state.peerings().len(), VPCS / 2);
         assert!(state.peerings().values().all(|peering| peering.state == PeeringState::Active));
@@ -93,14 +93,14 @@ async fn what_comes_while_the_writer_is_busy_is_committed_together() {
 
 /// L12.
 #[tokio::test(flavor = "multi_thread")]
-async fn of_commands_that_exclude_each_other_one_wins_also_within_a_transaction() {
+async fn of_mutually_exclusive_commands_one_wins_also_within_a_transaction() {
     let held = held();
     let answers = all_at_once(&held, (0..6).map(|_| peer(0, 1)).collect()).await;
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1, "{answers:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_that_no_store_takes_is_one_commands_misfortune() {
+async fn an_oversized_record_fails_its_own_command_only() {
     let held = held();
     let before = held.engine.read(|state, _| state.clone());
     let prefixes: Vec<String> = (0..80_000).map(|n| format!("'fd00::{:x}:{:x}/128'", n >> 16, n & 0xffff)).collect();
@@ -128,10 +128,10 @@ async fn a_record_that_no_store_takes_is_one_commands_misfortune() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_a_commit_fails_nothing_of_it_was_seen_or_answered() {
+async fn nothing_of_a_failed_commit_was_seen_or_acknowledged() {
     let held = held();
     let before = held.engine.read(|state, _| state.clone());
-    // Somebody else commits to the store.
+    // Another process commits to the store.
     let number = before.meta().number;
     let meta = cps_peering_controller::model::state::Meta { number: number + 1, ..before.meta() };
     held.engine.store().commit(&[Change::Meta(meta)], &[], &[], number).unwrap();
@@ -141,14 +141,14 @@ async fn when_a_commit_fails_nothing_of_it_was_seen_or_answered() {
     };
     assert!(answers.iter().all(failed), "{answers:?}");
     assert!(held.engine.read(|state, _| state.peerings().is_empty()));
-    // Nothing more is accepted before a write has worked, not even what would need no commit.
+    // Nothing more is accepted before a write has succeeded, not even commands that would need no commit.
     let answer = held.engine.carry_out(Request::new(Actor::Operator, peer(0, 0))).await;
     assert!(matches!(answer, Err(EngineError::StoreFailed(_))), "{answer:?}");
     assert!(matches!(held.engine.health(), Health::Failing(_)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rehearsal_changes_nothing_and_sees_what_was_decided() {
+async fn a_dry_run_changes_nothing_and_sees_pending_commands() {
     let held = held();
     let before = held.engine.read(|state, _| state.clone());
     assert!(held.engine.dry_run(Request::new(Actor::Operator, peer(0, 1))).await.is_ok());

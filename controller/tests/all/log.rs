@@ -1,4 +1,4 @@
-//! The log: who asked what under which id, for people and for the journal, and no secrets whatever it is told to say.
+//! The log: who requested what under which id, for people and for the journal, and without secrets.
 
 use crate::running::{Controller, Place, TOKEN, until};
 use reqwest::Method;
@@ -7,7 +7,7 @@ use std::{fs, os::unix::fs::MetadataExt};
 
 const REGION: &str = "/v1/regions/north";
 
-/// Regions, a host that nobody reaches, and two VPCs of an account that are peered. Returns the id of the request for that, and
+/// Creates regions, an unreachable host, and two peered VPCs of an account. Returns the id of that request, and
 /// of the peering.
 async fn peer(controller: &Controller, token: &str) -> [String; 2] {
     let host = json!({ "id": "h1", "region": "north", "underlay": "192.0.2.1", "agent": "http://127.0.0.1:1" });
@@ -40,7 +40,7 @@ async fn requests_commands_and_pushes_are_found_by_their_ids() {
     assert!(line.contains(&format!("request{{id={request} by=account/acme}}: ")), "{line}");
     assert!(line.contains(&format!("done command=\"CreatePeering\" target=\"{peering}\"")), "{line}");
     assert!(log.contains("by=operator}: ") && log.contains("command=\"AddKey\" target=\"acme\""), "{log}");
-    // A time is where people read it.
+    // Lines for people have a time.
     assert!(line.starts_with("20"), "{line}");
     until("the push is told of", async || {
         let log = controller.log();
@@ -61,7 +61,7 @@ async fn lines_for_the_journal_have_a_priority_and_no_time() {
     assert!(log.contains("<6>cps_peering_controller::server: listening address="), "{log}");
     assert!(log.contains("<4>cps_peering_controller::server: TLS is off"), "{log}");
     assert!(log.lines().all(|line| line.starts_with('<')), "{log}");
-    // Another stream is the journal, not this one.
+    // Another stream than the journal's.
     let place = controller.stop();
     let mut command = place.program(&[]);
     command.env("JOURNAL_STREAM", "1:1");
@@ -70,7 +70,7 @@ async fn lines_for_the_journal_have_a_priority_and_no_time() {
 }
 
 #[tokio::test]
-async fn no_secret_is_in_the_log_whatever_it_is_to_say() {
+async fn no_secret_is_in_the_log() {
     let place = Place::new();
     let mut command = place.program(&[]);
     command.env("RUST_LOG", "trace");
@@ -95,7 +95,7 @@ async fn no_secret_is_in_the_log_whatever_it_is_to_say() {
         let request = controller.ask(Method::GET, "/v1/whoami").header("cookie", cookie);
         assert!(request.send().await.unwrap().status().is_success());
     }
-    // In the body of a request that cannot be read, too.
+    // In the body of a request that cannot be parsed, too.
     assert_eq!(controller.sign_in(json!({ "token": token, "more": wrong })).await, Err(400));
     controller.reload().await;
 

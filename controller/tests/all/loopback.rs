@@ -1,4 +1,4 @@
-//! Addresses of this machine for what is told beforehand where to listen.
+//! Addresses of this machine for programs that are configured to listen there.
 
 #![allow(unreachable_pub, reason = "also a part of the tests of the store")]
 
@@ -7,8 +7,8 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-/// An address that is free, and stays so until somebody is told of it: Linux gives no connection a port below 32768
-/// (`ip_local_port_range`), so that only what is told its port takes one of these, and tests that run at a time begin at
+/// A free address, which stays free until it is used: Linux gives no connection a port below 32768
+/// (`ip_local_port_range`), so that only programs with an explicit port take one of these, and concurrent tests begin at
 /// different ones.
 pub fn unused() -> SocketAddr {
     static TAKEN: AtomicU32 = AtomicU32::new(0);

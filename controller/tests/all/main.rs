@@ -1,4 +1,4 @@
-//! What the controller does as a whole: by its commands, by its interfaces, and as a program. One program of all of it, since each would
+//! Tests of the whole controller: by its commands, by its API, and as a program. All in one test program, since each would
 //! be linked with everything.
 
 #![allow(clippy::unwrap_used, reason = "a test ends there")]

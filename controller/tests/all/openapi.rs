@@ -1,4 +1,4 @@
-//! `openapi.json` is what the code says.
+//! `openapi.json` matches the code.
 
 use cps_peering_controller::api::openapi_document;
 use std::{
@@ -18,7 +18,7 @@ fn the_checked_in_document_is_that_of_the_code() {
     );
 }
 
-/// Generated clients and readers show what there is: each operation has words, and an example of what is sent and answered.
+/// For generated clients and readers: each operation has a description, and an example of request and response.
 #[test]
 fn every_operation_has_words_and_examples() {
     let document = openapi_document();
@@ -55,7 +55,7 @@ fn every_operation_has_words_and_examples() {
     }
 }
 
-/// Fields are named alike, so that nobody looks for one in vain.
+/// Field names follow one convention.
 #[test]
 fn every_field_is_in_camel_case() {
     let document = openapi_document();
@@ -66,7 +66,7 @@ fn every_field_is_in_camel_case() {
     }
 }
 
-/// The document has one name space: of two types with one name, it describes one only, and wrongly where the other is meant.
+/// The document has one name space: if two types have the same name, only one of them is described.
 #[test]
 fn no_two_types_of_the_interfaces_have_one_name() {
     let mut known: BTreeMap<String, PathBuf> = BTreeMap::new();

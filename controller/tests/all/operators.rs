@@ -1,4 +1,4 @@
-//! Named operators: what each may do, what the audit trail says of them, and of those who were not let in.
+//! Named operators: their permissions, and the audit trail of their actions and of failed sign-ins.
 
 use crate::running::{Controller, Place, TOKEN, until};
 use reqwest::Method;
@@ -35,7 +35,7 @@ async fn trail(controller: &Controller, token: &str, path: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn each_role_goes_as_far_as_it_goes_and_the_trail_says_who_it_was_and_from_where() {
+async fn each_role_has_its_permissions_and_the_trail_names_operator_and_address() {
     let controller = place().start().await;
     let north = json!({ "regions": [{ "id": "north" }] });
     for (method, path, body, from) in [
@@ -89,7 +89,7 @@ async fn each_role_goes_as_far_as_it_goes_and_the_trail_says_who_it_was_and_from
             .iter()
             .any(|it| it["target"] == "POST /apply" || it["target"] == "POST /admin/v1/apply")
     );
-    // An account is told that an operator did it, and neither which one nor from where.
+    // An account sees that an operator did it, and neither which one nor from where.
     let (_, made) = call(&controller, TOKEN, Method::POST, "/admin/v1/accounts/one/tokens", json!({})).await;
     let one = made["result"]["token"].as_str().unwrap();
     let seen = trail(&controller, one, "/v1/auditEntries").await;
@@ -99,7 +99,7 @@ async fn each_role_goes_as_far_as_it_goes_and_the_trail_says_who_it_was_and_from
 }
 
 #[tokio::test]
-async fn who_is_no_operator_any_more_or_has_another_role_is_out_at_once() {
+async fn a_removed_operator_or_one_with_another_role_loses_access_immediately() {
     let controller = place().start().await;
     let cookie = controller.sign_in(json!({ "token": token("admin") })).await.unwrap();
     let create = async |id: &str| {
@@ -122,7 +122,7 @@ async fn who_is_no_operator_any_more_or_has_another_role_is_out_at_once() {
         call(&controller, &token("admin"), Method::POST, "/admin/v1/accounts", json!({ "accountId": "two" })).await;
     assert_eq!(code, 403);
     assert_eq!(controller.code(&token("read"), "/admin/v1/inventory").await, 401, "it is not named any more");
-    // Settings that cannot be are not taken up.
+    // Invalid settings are not applied.
     two("root");
     controller.signal("-HUP");
     until("it is said", async || controller.log().contains("settings stay as they were")).await;
@@ -139,7 +139,7 @@ async fn who_is_no_operator_any_more_or_has_another_role_is_out_at_once() {
 }
 
 #[tokio::test]
-async fn failed_sign_ins_are_in_the_trail_of_operators_and_of_whose_key_it_was_and_bounded() {
+async fn failed_sign_ins_are_in_the_trail_of_operators_and_of_the_keys_owner_and_limited() {
     let controller = place().start().await;
     controller.operator(Method::POST, "/admin/v1/apply", json!({ "regions": [{ "id": "north" }] })).await;
     let [key, secret, one] = controller.account("one").await;
@@ -160,12 +160,12 @@ async fn failed_sign_ins_are_in_the_trail_of_operators_and_of_whose_key_it_was_a
     let own = failures(&one, "/v1/auditEntries").await;
     assert_eq!((own.len(), &own[0]["from"]), (1, &json!("127.0.0.1")));
     assert_eq!(failures(&other, "/v1/auditEntries").await, Vec::<Value>::new());
-    // However many there are, so many are told each minute.
+    // However many there are, only so many are recorded each minute.
     for number in 0..200 {
         assert_eq!(controller.code(&format!("guess-{number}"), "/v1/whoami").await, 401);
     }
     let told = failures(TOKEN, "/admin/v1/audit?limit=1000").await.len();
-    // Ten of an address and credential. The test may go over the ends of minutes.
+    // Ten of an address and credential. The test may span ends of minutes.
     assert!((11..60).contains(&told), "{told}");
     assert_eq!(controller.code(&one, "/v1/whoami").await, 200);
 }

@@ -1,4 +1,4 @@
-//! V5: why one address reaches another: what the model says, what hosts say, and who may see how much of it (rule L11).
+//! V5: why one address reaches another: by the model, by hosts, and what each viewer can see of it (rule L11).
 
 use crate::running::{Controller, Place, call, done};
 use axum::{Json, Router, extract::State, routing::post};
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 
 const NORTH: &str = "/v1/regions/north";
 
-/// An agent that finds all well, but for what it is told to find.
+/// An agent without problems, except those that it is told to report.
 #[derive(Clone, Default)]
 struct Agent {
     wrong: Arc<Mutex<Vec<(&'static str, Fact)>>>,
@@ -50,7 +50,7 @@ fn fact(check: &str, verdict: Verdict, object: &str) -> Fact {
 }
 
 impl Agent {
-    /// Listens on a loopback address. Its URL.
+    /// Listens on a loopback address. Returns its URL.
     async fn listen(&self) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -120,9 +120,9 @@ impl Cloud {
     }
 }
 
-/// V6, L11, C9: which addresses a host is to probe between, when it is not asked at all, and what an account sees of it.
+/// V6, L11, C9: which addresses a host probes between, when it does not, and what an account sees of the result.
 #[tokio::test]
-async fn a_probe_goes_between_gateways_that_are_joined_and_an_account_sees_figures_alone() {
+async fn a_probe_uses_connected_gateways_and_an_account_sees_only_figures() {
     let cloud = Cloud::start().await;
     let id = cloud.peer().await;
     cloud.accept(&id).await;
@@ -160,17 +160,17 @@ async fn a_probe_goes_between_gateways_that_are_joined_and_an_account_sees_figur
     assert_eq!((asked.len(), far.probed.lock().unwrap().len()), (2, 0));
     assert_eq!((asked[0].local.to_string(), asked[0].remote.to_string()), ("10.1.0.1".into(), "10.2.0.1".into()));
     assert_eq!((asked[0].side.is_some(), asked[0].remote_vtep), (true, Some("192.0.2.2".parse().unwrap())));
-    // What does not come back stops the path; an account hears no more than that.
+    // Lost probes stop the path; an account learns no more than that.
     *near.comes_back.lock().unwrap() = back(0, None);
     let (seen, all) = (probe("10.2.0.5", true).await, probe("10.2.0.5", false).await);
     assert_eq!((first(&seen), &seen["reaches"]), (is("probe", "stops", "operator"), &json!(false)));
     assert!(!seen.to_string().contains("secret") && all.to_string().contains("secret"), "{seen}");
     *near.comes_back.lock().unwrap() = back(3, Some(1300));
-    // (What is being set up is told before it.)
+    // (Provisioning is a step before it.)
     let hole = probe("10.2.0.5", true).await;
     let last = hole["steps"].as_array().and_then(|steps| steps.last()).unwrap();
     assert_eq!((&last["step"], &last["verdict"], &hole["reaches"]), (&json!("probe"), &json!("differs"), &json!(true)));
-    // Where packets stop already, an account's probe is not sent, whatever it is that stops them.
+    // If packets stop already, an account's probe is not sent, whatever stops them.
     far.find("receive", "acceptance", Verdict::Stops);
     near.probed.lock().unwrap().clear();
     let [stopped, unserved] = [probe("10.2.0.5", true).await, probe("10.2.9.9", true).await];
@@ -194,7 +194,7 @@ async fn a_probe_goes_between_gateways_that_are_joined_and_an_account_sees_figur
     );
 }
 
-/// Step, verdict and mender of the first wrong one.
+/// Step, verdict and `fixableBy` of the first wrong one.
 fn first(path: &Value) -> (String, String, String) {
     let place = path["firstWrong"].as_u64().unwrap_or_else(|| panic!("nothing is wrong: {path}"));
     let step = &path["steps"][usize::try_from(place).unwrap()];
@@ -207,13 +207,13 @@ fn is(step: &str, verdict: &str, mend: &str) -> (String, String, String) {
 }
 
 #[tokio::test]
-async fn what_the_model_says_is_named_before_any_host_is_asked() {
+async fn problems_in_the_model_are_named_before_any_host_is_asked() {
     let cloud = Cloud::start().await;
     let path = cloud.own("172.16.0.1", "10.2.0.5").await;
     assert_eq!((first(&path), &path["reaches"]), (is("vpc", "stops", "caller"), &json!(false)));
     assert_eq!(first(&cloud.own("10.1.0.5", "10.2.0.5").await), is("peering", "stops", "caller"));
     let id = cloud.peer().await;
-    // L11: before it is accepted, the initiator learns nothing of the other's CIDRs.
+    // L11: before acceptance, the initiator does not learn the other's CIDRs.
     let [inside, outside] = [cloud.own("10.1.0.5", "10.2.0.5").await, cloud.own("10.1.0.5", "10.9.0.5").await];
     assert_eq!((first(&inside), first(&outside)), (is("peering", "stops", "caller"), is("peering", "stops", "caller")));
     let without_address = |path: &Value| path["steps"].to_string().replace("10.2.0.5", "X").replace("10.9.0.5", "X");
@@ -221,10 +221,10 @@ async fn what_the_model_says_is_named_before_any_host_is_asked() {
     assert!(inside.to_string().contains("one request of this VPC is not answered yet"), "{inside}");
     assert_eq!(first(&cloud.any("10.1.0.5", "10.2.0.5").await), is("peering", "stops", "peer"));
     cloud.accept(&id).await;
-    // Nobody serves it.
+    // No port serves it.
     assert_eq!(first(&cloud.own("10.1.0.5", "10.2.9.9").await), is("peerSide", "stops", "peer"));
     assert_eq!(first(&cloud.any("10.1.0.5", "10.2.9.9").await), is("destinationPort", "stops", "operator"));
-    // L11: another address of the peer's was asked about in its place, so that time and steps are the same.
+    // L11: another address of the peer was queried instead, so that time and steps are the same.
     for (agent, local, remote) in [(0, "10.1.0.5", "10.2.0.1"), (1, "10.2.0.1", "10.1.0.5")] {
         let asked = std::mem::take(&mut *cloud.agents[agent].asked.lock().unwrap());
         let asked: Vec<[String; 2]> = asked.iter().map(|it| [it.local, it.remote].map(|it| it.to_string())).collect();
@@ -244,15 +244,15 @@ async fn what_the_model_says_is_named_before_any_host_is_asked() {
     done(&cloud.controller, &cloud.two, Method::DELETE, &format!("/v1/regions/east/vpcPeerings/{id}"), Value::Null)
         .await;
     assert_eq!(first(&cloud.own("10.1.0.5", "10.2.0.5").await).0, "peering");
-    // Whoever has deleted it is shown it until it is off all hosts: also here.
+    // The account that deleted it sees it until all hosts have confirmed: also here.
     let body = json!({ "source": "10.2.0.5", "destination": "10.1.0.5" });
     let theirs = done(&cloud.controller, &cloud.two, Method::POST, "/v1/regions/east/paths", body).await;
     assert!(theirs.to_string().contains("it was deleted, and is being taken off hosts"), "{theirs}");
 }
 
-/// L11: whether and where the other side has ports shows in no answer.
+/// L11: no response shows whether and where the other side has ports.
 #[tokio::test]
-async fn an_answer_has_one_shape_whatever_ports_the_other_side_has() {
+async fn responses_have_the_same_form_whatever_ports_the_other_side_has() {
     let cloud = Cloud::start().await;
     let id = cloud.peer().await;
     cloud.accept(&id).await;
@@ -276,12 +276,12 @@ async fn an_answer_has_one_shape_whatever_ports_the_other_side_has() {
     let shape = |path: &Value| {
         let steps = path["steps"].as_array().unwrap().iter();
         let fields = ["step", "direction", "side", "verdict", "reason", "fixableBy", "observed"];
-        // What is being set up is told with how many hosts lack it, which depends on these agents.
+        // While provisioning, the number of missing hosts is shown, which depends on these agents.
         let steps = steps.filter(|step| step["step"] != "peering");
         let steps: Vec<Value> = steps.map(|step| json!(fields.map(|field| step[field].clone()))).collect();
         (steps, path["reaches"].clone())
     };
-    // What is wrong at the own side is told in each case.
+    // Problems of the account's own side are shown in each case.
     for check in ["", "port"] {
         near.wrong.lock().unwrap().clear();
         if !check.is_empty() {
@@ -295,15 +295,15 @@ async fn an_answer_has_one_shape_whatever_ports_the_other_side_has() {
             assert_eq!(shape(&cloud.own("10.1.0.5", destination).await), stopped, "{check}: {destination}");
         }
     }
-    // What such a host says of the way to its own gateway is nothing of the way to the peer.
+    // A host's problems with its own gateway are none on the way to the peer.
     near.find("send", "route", Verdict::Stops);
     let path = cloud.own("10.1.0.5", "10.3.0.5").await;
     assert_eq!(first(&path), is("peerSide", "stops", "peer"), "{path}");
 }
 
-/// C9: what the lists of both sides leave out is named before any host is asked, and nobody learns what the other does not show.
+/// C9: prefixes that the lists of either side exclude are named before any host is asked, and what the other does not export is not disclosed.
 #[tokio::test]
-async fn what_a_peering_does_not_join_is_named_with_the_side_that_leaves_it_out() {
+async fn a_path_that_prefix_lists_exclude_is_named_with_the_side() {
     let cloud = Cloud::start().await;
     let id = cloud.peer().await;
     cloud.accept(&id).await;
@@ -365,7 +365,7 @@ async fn an_account_sees_its_own_side_and_of_the_other_only_whether_it_stops() {
     ] {
         agent.find(direction, check, verdict);
         let (seen, all) = (cloud.own("10.1.0.5", "10.2.0.5").await, cloud.any("10.1.0.5", "10.2.0.5").await);
-        // What is being set up counts for less than what stops.
+        // Provisioning counts for less than a step that stops.
         assert_eq!((first(&seen), first(&all)), (own, any), "{check}: {seen}");
         // Its id is any letters and digits.
         let text = seen.to_string().replace(&*id, "");
@@ -383,7 +383,7 @@ async fn an_account_sees_its_own_side_and_of_the_other_only_whether_it_stops() {
 }
 
 #[tokio::test]
-async fn a_question_that_makes_no_sense_is_refused_with_the_field_and_the_rule() {
+async fn an_invalid_query_is_refused_with_the_field_and_the_rule() {
     let cloud = Cloud::start().await;
     for (body, field) in [
         (json!({ "source": "10.1.0.5", "destination": "nowhere" }), "destination"),
@@ -403,7 +403,7 @@ async fn a_question_that_makes_no_sense_is_refused_with_the_field_and_the_rule()
     }
     let (code, _) = call(&cloud.controller, &cloud.one, Method::POST, "/admin/v1/paths", json!({})).await;
     assert_eq!(code, 403);
-    // Another's VPC is none that the caller may know of.
+    // Another account's VPC looks nonexistent.
     let body = json!({ "source": "10.2.0.5", "destination": "10.1.0.5", "vpcId": "b" });
     let path = done(&cloud.controller, &cloud.one, Method::POST, &format!("{NORTH}/paths"), body).await;
     assert_eq!(first(&path["path"]).0, "vpc");
@@ -414,7 +414,7 @@ async fn a_host_that_cannot_be_asked_is_a_step_that_says_so() {
     let cloud = Cloud::start().await;
     let id = cloud.peer().await;
     cloud.accept(&id).await;
-    // An agent of a version before this one, and one that is gone.
+    // An agent of an earlier version, and one that is gone.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let old = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, Router::new()).await });
@@ -439,7 +439,7 @@ async fn a_host_that_cannot_be_asked_is_a_step_that_says_so() {
 }
 
 #[tokio::test]
-async fn an_account_asks_two_questions_at_once_and_no_host_keeps_it_waiting() {
+async fn an_account_has_two_queries_at_a_time_and_no_host_blocks_it() {
     let cloud = Cloud::start().await;
     let id = cloud.peer().await;
     cloud.accept(&id).await;
@@ -459,7 +459,7 @@ async fn an_account_asks_two_questions_at_once_and_no_host_keeps_it_waiting() {
         crate::running::until("two are waiting", async || *asked.lock().unwrap() == 2).await;
         let body = json!({ "source": "10.1.0.5", "destination": "10.2.0.5" });
         let (code, _) = call(&cloud.controller, &cloud.one, Method::POST, &format!("{NORTH}/paths"), body).await;
-        // Others are not kept from it.
+        // Other accounts can still query.
         let back = json!({ "source": "10.2.0.5", "destination": "10.1.0.5" });
         let (other, _) = call(&cloud.controller, &cloud.two, Method::POST, "/v1/regions/east/paths", back).await;
         [code, other]

@@ -1,4 +1,4 @@
-//! `cps-peering pki`, and a controller with the certificates that it makes.
+//! `cps-peering pki`, and a controller with certificates made by it.
 
 #[path = "../../cli/tests/certificates/mod.rs"]
 mod certificates;
@@ -35,7 +35,7 @@ impl Drop for Controller {
     }
 }
 
-/// Writes a file for nobody else to read.
+/// Writes a private file.
 pub fn private(path: &Path, text: &str) {
     fs::write(path, text).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
@@ -62,7 +62,7 @@ fn without_certificates_a_controller_says_what_to_do() {
     assert!(said.contains("cps-peering pki"), "{said}");
 }
 
-/// Says hello as a client that knows TLS 1.2 and nothing newer.
+/// Sends a ClientHello of TLS 1.2.
 fn older_tls_is_refused(port: u16) {
     // Groups: x25519, secp256r1. Signatures: ECDSA and RSA with SHA-256.
     const EXTENSIONS: [u8; 24] = [0, 10, 0, 6, 0, 4, 0, 29, 0, 23, 0, 11, 0, 2, 1, 0, 0, 13, 0, 4, 0, 2, 4, 3];
@@ -82,7 +82,7 @@ fn older_tls_is_refused(port: u16) {
 }
 
 #[tokio::test]
-async fn clients_are_known_by_token_or_certificate_and_know_the_controller() {
+async fn clients_are_identified_by_token_or_certificate_and_verify_the_controller() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("pki");
     for arguments in [&["init"][..], &["issue", "controller"], &["issue", "operator"], &["issue", "monitoring"]] {
@@ -104,7 +104,7 @@ async fn clients_are_known_by_token_or_certificate_and_know_the_controller() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     older_tls_is_refused(port);
-    // Somebody else's CA, and an address that the certificate does not name.
+    // Another CA, and an address that the certificate does not name.
     let other = folder.path().join("other");
     made(&other, &["init"]);
     let ended = program()
@@ -129,7 +129,7 @@ async fn clients_are_known_by_token_or_certificate_and_know_the_controller() {
     assert_eq!(code(&operator, "/admin/v1/hosts").await, 200);
     assert_eq!(code(&monitoring, "/admin/v1/hosts").await, 401);
     assert_eq!(code(&nobody, "/admin/v1/hosts").await, 401);
-    // A wrong token is not made up for by a certificate.
+    // A certificate does not compensate for a wrong token.
     let wrong = operator.get(format!("{url}/admin/v1/hosts")).bearer_auth("wrong").send().await.unwrap();
     assert_eq!(wrong.status().as_u16(), 401);
     // The command line with a certificate, and without any token.
@@ -149,7 +149,7 @@ async fn clients_are_known_by_token_or_certificate_and_know_the_controller() {
     );
     refused(&by_certificate("operator", &["--controller", "http://127.0.0.1:1", "whoami"]), "use https://");
     refused(&by_certificate("nobody", &["--controller", &url, "whoami"]), "nobody.pem");
-    // A profile keeps it.
+    // A profile saves it.
     assert!(told(&["profile", "set", "work"]).status.success());
     let mut command = crate::programs::cli();
     let ended = command.env_clear().env("HOME", folder.path()).args(["--profile", "work", "whoami"]).output().unwrap();
@@ -157,7 +157,7 @@ async fn clients_are_known_by_token_or_certificate_and_know_the_controller() {
     let mut command = crate::programs::cli();
     let ended = command.args(["--cert", "x", "whoami"]).output().unwrap();
     assert_eq!(ended.status.code(), Some(2), "one without the other: {ended:?}");
-    // Word of changes comes to who has a certificate, for as long as there is any.
+    // A stream authenticated by a certificate lasts as long as the certificate is valid.
     let mut events = operator.get(format!("{url}/console/events")).send().await.unwrap();
     assert!(events.chunk().await.unwrap().is_some());
     for account in ["one", "two"] {
@@ -165,7 +165,7 @@ async fn clients_are_known_by_token_or_certificate_and_know_the_controller() {
         assert!(events.chunk().await.unwrap().is_some(), "{account}");
     }
     drop(events);
-    // A browser shows the certificate whoever's page asks: what comes from another's page changes nothing.
+    // A browser presents the certificate for any page: requests from another site's page change nothing.
     let host = format!("localhost:{port}");
     let account = |headers: &[(&str, &str)]| {
         let request = operator.post(format!("{url}/admin/v1/accounts")).body(r#"{ "accountId": "made" }"#);
@@ -199,7 +199,7 @@ async fn clients_are_known_by_token_or_certificate_and_know_the_controller() {
     }
     let route = "cps_controller_http_request_seconds_count{method=\"GET\",route=\"/admin/v1/hosts\",code=\"200\"} 1";
     assert!(text.contains(route), "{text}");
-    // A certificate that is taken back is none within seconds, on connections that are there, too; others go on.
+    // A revoked certificate is invalid within seconds, also on open connections; others stay valid.
     assert_eq!(code(&operator, "/admin/v1/hosts").await, 200);
     assert!(pki(&dir, &["revoke", "operator"]).status.success());
     let until = Instant::now() + Duration::from_secs(20);

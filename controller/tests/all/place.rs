@@ -1,9 +1,9 @@
-//! Where tests keep their stores: in a file, or, where `CPS_PEERING_TEST_ETCD` is the client URL of a member of etcd, there.
+//! Where tests have their stores: in a file or, if `CPS_PEERING_TEST_ETCD` is the client URL of a member of etcd, there.
 
 use cps_peering_controller::store::{Cluster, Store, StoreError};
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 
-/// For how long a test waits until what it ended leads no more.
+/// How long a test waits until a controller that it stopped has lost leadership.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Whether stores are in etcd.
@@ -11,7 +11,7 @@ pub fn in_etcd() -> bool {
     std::env::var_os("CPS_PEERING_TEST_ETCD").is_some()
 }
 
-/// The setting for the key that controllers which share a store have in common.
+/// The setting for the key that controllers with a shared store have in common.
 pub fn key_setting(folder: &Path) -> String {
     let file = folder.join("store.key");
     fs::write(&file, "7".repeat(64)).unwrap();
@@ -19,7 +19,7 @@ pub fn key_setting(folder: &Path) -> String {
     format!("store_key_file = '{}'\n", file.display())
 }
 
-/// What a controller's settings say about the store that belongs to a folder, at their end. `url` is the controller's.
+/// The settings of a controller for the store of a folder, at their end. `url` is the controller's.
 pub fn setting(folder: &Path, url: &str) -> String {
     let Ok(endpoint) = std::env::var("CPS_PEERING_TEST_ETCD") else {
         return format!("store = '{}'\n", folder.join("store.redb").display());
@@ -30,7 +30,7 @@ pub fn setting(folder: &Path, url: &str) -> String {
     format!("{}[etcd]\n{table}backups = '{}'\n", key_setting(folder), backups.display())
 }
 
-/// Opens the store that belongs to a folder.
+/// Opens the store of a folder.
 pub fn open(folder: &Path) -> Result<Store, StoreError> {
     if !in_etcd() {
         return Store::open(folder.join("store.redb"));

@@ -1,4 +1,4 @@
-//! Peerings that join a part of two VPCs: what is reached, what is refused, and what hosts are told.
+//! Peerings of parts of VPCs: what is reachable, what is refused, and the configurations of hosts.
 
 use crate::common::{Model, REGIONS, create, delete, host, locate, peering, port, vpc};
 use cps_peering_config::{
@@ -68,23 +68,23 @@ fn reached(model: &Model, id: &PeeringId) -> [Vec<IpNet>; 2] {
     peering.views().map(|(own, peer)| own.effective(peer).into_owned())
 }
 
-/// C9, L6: VPCs whose rest overlaps are peered by the parts that do not.
+/// C9, L6: VPCs that overlap elsewhere are peered by the parts that do not overlap.
 #[test]
-fn l6_counts_what_is_joined() {
+fn l6_only_counts_connected_parts() {
     let mut model = overlapping();
     let shown = lists(&["10.1.0.0/16", "fd00:1::/48"], &["10.2.0.0/16", "fd00:2::/48"]);
     for (own, peer) in [
         (PrefixLists::default(), PrefixLists::default()),
         (lists(&["10.1.0.0/16"], &[]), PrefixLists::default()),
         (lists(&[], &["10.2.0.0/16"]), PrefixLists::default()),
-        // What one shows overlaps what the other has, although that is not shown.
+        // What one exports overlaps what the other has, although that is not exported.
         (lists(&["10.9.7.0/24"], &["10.2.0.0/16"]), PrefixLists::default()),
     ] {
         assert_eq!(reason(model.run(&scoped("a", "b", own, peer))).0, "VpcPeerCidrConflict");
     }
     let id = peering(&model.run(&scoped("a", "b", shown, PrefixLists::default())).unwrap());
     assert_eq!(reached(&model, &id), [nets(&["10.1.0.0/16", "fd00:1::/48"]), nets(&["10.2.0.0/16", "fd00:2::/48"])]);
-    // To take less, or show less, is never refused; to take more is, where it overlaps.
+    // Importing or exporting less is never refused; importing more is, if it overlaps.
     model.run(&set(&id, "b", Some(&["10.2.0.0/24"]), None)).unwrap();
     assert_eq!(reached(&model, &id)[1], nets(&["10.2.0.0/24"]));
     assert_eq!(reason(model.run(&set(&id, "a", Some(&[]), None))).0, "VpcPeerCidrConflict");
@@ -93,9 +93,9 @@ fn l6_counts_what_is_joined() {
     assert_eq!(reached(&model, &id)[1], nets(&["10.2.0.0/24"]), "all of what the other side shows");
 }
 
-/// L7, L13: another peer of the same VPC may have the same addresses, as long as only one of them is reached.
+/// L7, L13: another peer of the same VPC can have the same addresses, as long as only one of them is reached.
 #[test]
-fn l7_counts_what_is_joined_also_when_it_grows() {
+fn l7_only_counts_connected_parts_also_when_lists_grow() {
     let mut model = overlapping();
     let ab = scoped("a", "b", lists(&["10.1.0.0/16"], &["10.2.0.0/24"]), PrefixLists::default());
     let ab = peering(&model.run(&ab).unwrap());
@@ -105,7 +105,7 @@ fn l7_counts_what_is_joined_also_when_it_grows() {
     );
     let ac = scoped("a", "c", lists(&["10.1.0.0/16"], &["10.2.128.0/17", "10.3.0.0/16"]), PrefixLists::default());
     let ac = peering(&model.run(&ac).unwrap());
-    // Neither grows into the other, whichever side lets it.
+    // Neither grows into the other, whichever side changes its list.
     for command in [
         set(&ab, "a", None, Some(&["10.2.0.0/16"])),
         set(&ac, "a", None, Some(&[])),
@@ -120,27 +120,27 @@ fn l7_counts_what_is_joined_also_when_it_grows() {
     assert_eq!(reached(&model, &ac)[1], nets(&["10.3.0.0/16"]));
 }
 
-/// L10, L13: a list does not grow with its VPC, and no list does; what is outside the CIDRs is without effect.
+/// L10, L13: a list does not grow with its VPC, while no list does; parts outside the CIDRs have no effect.
 #[test]
-fn cidrs_that_come_and_go_are_judged_by_what_is_joined() {
+fn added_and_removed_cidrs_are_checked_by_what_is_connected() {
     let mut model = overlapping();
     let ab = scoped("a", "b", lists(&["10.1.0.0/16"], &["10.2.0.0/16"]), PrefixLists::default());
     let ab = peering(&model.run(&ab).unwrap());
     let with = |id: &str, more: &str| vpc(id, "north", &format!("'10.1.0.0/16', '10.9.0.0/16', 'fd00:1::/48'{more}"));
-    // It is shown to nobody: it may be what b has and does not show, but not what a reaches of b.
+    // It is not exported: it can be what b has and does not export, but not what a reaches of b.
     model.apply(&with("a", ", '10.77.0.0/16'")).unwrap();
     assert_eq!(reached(&model, &ab)[0], nets(&["10.1.0.0/16"]));
     model.run(&set(&ab, "b", Some(&["10.2.0.0/17"]), None)).unwrap();
     model.apply(&with("a", ", '10.2.128.0/17'")).unwrap();
     assert_eq!(reason(model.apply(&with("a", ", '10.2.0.0/24'"))).0, "VpcPeerCidrConflict");
     assert_eq!(reason(model.run(&set(&ab, "b", Some(&["10.2.0.0/16"]), None))).0, "VpcPeerCidrConflict");
-    // Without a list a new CIDR is shown at once.
+    // Without a list a new CIDR is exported immediately.
     let mut model = overlapping();
     let ab = scoped("a", "b", lists(&[], &["10.2.0.0/16"]), lists(&[], &["10.1.0.0/16", "10.77.0.0/16"]));
     let ab = peering(&model.run(&ab).unwrap());
     model.apply(&with("a", ", '10.77.0.0/16'")).unwrap();
     assert_eq!(reached(&model, &ab)[0], nets(&["10.1.0.0/16", "10.77.0.0/16"]));
-    // What was shown and has gone comes back with its CIDR, and is not all of a sudden everything.
+    // A removed exported CIDR takes effect again when it is added again; the list does not become "all" meanwhile.
     model.run(&set(&ab, "a", Some(&["10.77.0.0/24"]), None)).unwrap();
     model.apply(&with("a", "")).unwrap();
     assert_eq!(reached(&model, &ab)[0], nets(&[]));
@@ -148,7 +148,7 @@ fn cidrs_that_come_and_go_are_judged_by_what_is_joined() {
     assert_eq!(reached(&model, &ab)[0], nets(&["10.77.0.0/24"]));
 }
 
-/// L13: what cannot be a list is refused with its place, value and rule.
+/// L13: an invalid list is refused with its index, value and rule.
 #[test]
 fn lists_are_bounded_canonical_and_without_overlaps() {
     type Case<'a> = (Option<&'a [&'a str]>, Option<&'a [&'a str]>, &'a str);
@@ -179,7 +179,7 @@ fn lists_are_bounded_canonical_and_without_overlaps() {
     }
     model.run(&set(&ab, "a", Some(&many[..MAX_PREFIXES]), None)).unwrap();
     assert_eq!(reached(&model, &ab)[0].len(), MAX_PREFIXES);
-    // Whatever the other side may have one day can be taken, and what it never has as well.
+    // Whatever the other side may have one day can be imported, and what it never has as well.
     model.run(&set(&ab, "a", None, Some(&["10.2.0.0/16", "192.168.0.0/16", "2001:db8::/32"]))).unwrap();
     assert_eq!(reached(&model, &ab)[1], nets(&["10.2.0.0/16"]));
     assert_eq!(reason(model.run(&set(&ab, "c", None, Some(&[])))).0, "VpcPeerPurviewError");
@@ -187,9 +187,9 @@ fn lists_are_bounded_canonical_and_without_overlaps() {
     assert_eq!(reason(model.run(&set(&ab, "a", None, Some(&["10.2.0.0/24"])))).0, "VpcPeerInvalidStateChange");
 }
 
-/// L13, L11: a request says what it shows; the receiver takes a part of it, and gives a part. Each changes its own lists only.
+/// L13, L11: a request shows what it exports; the receiver imports a part of it, and exports a part. Each changes its own lists only.
 #[test]
-fn the_receiver_takes_and_shows_what_it_wants() {
+fn the_receiver_chooses_its_own_lists() {
     let mut model = overlapping();
     let ask = |prefixes: PrefixLists| {
         let peer_account = Some("zeta".parse().unwrap());
@@ -200,10 +200,10 @@ fn the_receiver_takes_and_shows_what_it_wants() {
             ..create("a", "d")
         })
     };
-    // d has 10.1.0.0/16 as well: a shows something else of itself.
+    // d has 10.1.0.0/16 as well: a exports something else.
     assert_eq!(reason(model.run_as("acme", ask(PrefixLists::default()))).0, "VpcPeerCidrConflict");
     let id = peering(&model.run_as("acme", ask(lists(&["fd00:1::/48", "10.9.0.0/16"], &["10.4.0.0/16"]))).unwrap());
-    // Before it is accepted, only the initiator changes its own.
+    // Before acceptance, only the initiator changes its own.
     let receivers = set(&id, "d", None, Some(&["10.9.0.0/24"]));
     assert_eq!(reason(model.run_as("zeta", receivers.clone())).0, "VpcPeerInvalidStateChange");
     assert_eq!(reason(model.run_as("acme", receivers)).0, "VpcPeerPurviewError");
@@ -213,7 +213,7 @@ fn the_receiver_takes_and_shows_what_it_wants() {
     let taken = lists(&["10.4.4.0/24"], &["10.9.128.0/17"]);
     model.run_as("zeta", accept(taken.clone())).unwrap();
     assert_eq!(reached(&model, &id), [nets(&["10.9.128.0/17"]), nets(&["10.4.4.0/24"])]);
-    // To accept again changes nothing, unless it says something else.
+    // Accepting again changes nothing, unless the lists differ.
     for again in [taken, PrefixLists::default()] {
         model.run_as("zeta", accept(again)).unwrap();
     }
@@ -223,9 +223,9 @@ fn the_receiver_takes_and_shows_what_it_wants() {
     assert_eq!(reached(&model, &id)[0], nets(&["10.9.0.0/16"]));
 }
 
-/// C9: hosts are told what is joined, and nothing of the rest; a peering without lists looks as it always did.
+/// C9: hosts get what is connected, and nothing of the rest; the configuration of a peering without lists is unchanged.
 #[test]
-fn hosts_are_told_what_is_joined() {
+fn hosts_get_what_is_connected() {
     let mut model = overlapping();
     let whole = lists(&["10.1.0.0/16"], &["10.2.0.0/16"]);
     let ab = peering(&model.run(&scoped("a", "b", whole, PrefixLists::default())).unwrap());
@@ -242,14 +242,14 @@ fn hosts_are_told_what_is_joined() {
     assert_eq!(a.remotes.values().flatten().copied().collect::<Vec<_>>(), nets(&["10.2.1.0/25"]));
     assert_eq!(b.own_prefixes.as_ref().unwrap(), &nets(&["10.2.0.128/25", "10.2.1.0/25"]));
     assert_eq!(b.remotes.values().flatten().copied().collect::<Vec<_>>(), nets(&["10.1.0.0/24"]));
-    // A host with nothing that is joined may not send for it.
+    // A host without anything connected must not send for it.
     model.run(&set(&ab, "b", Some(&["10.2.0.0/24"]), None)).unwrap();
     let plans = model.plans();
     let a = plans[&"h1".parse::<HostId>().unwrap()].sides.values().find(|side| side.vpc.as_str() == "a").unwrap();
     assert!(a.remotes.is_empty(), "{a:?}");
 }
 
-/// L13: a document says the lists of both sides; what it does not say stays, and what it narrows stops traffic.
+/// L13: a document contains the lists of both sides; what it does not mention stays, and narrowing stops traffic.
 #[test]
 fn inventories_have_the_lists_of_both_sides() {
     let mut model = overlapping();
@@ -279,7 +279,7 @@ fn inventories_have_the_lists_of_both_sides() {
         outside.contains("peerings[0] (a-b)") && outside.contains("10.7.0.0/16 is in none of the CIDRs of a"),
         "{outside}"
     );
-    // What is written out leads to the same elsewhere.
+    // The exported document leads to the same elsewhere.
     let exported = inventory(&model.state);
     let mut other = Model::default();
     other.run(&Command::Apply(Apply::of(exported.clone()))).unwrap();
@@ -287,7 +287,7 @@ fn inventories_have_the_lists_of_both_sides() {
     assert!(exported.peerings[0].peer_import_prefixes.is_some() && exported.peerings[0].peer_export_prefixes.is_none());
 }
 
-/// What one peering gives up another may have, wherever they stand in the document.
+/// What one peering gives up another can have, in any order in the document.
 #[test]
 fn the_order_of_an_inventory_does_not_matter() {
     let document = |order: [usize; 2], takes: [&str; 2]| {
@@ -321,7 +321,7 @@ fn the_order_of_an_inventory_does_not_matter() {
     }
 }
 
-/// A list out of six prefixes of two VPCs and one of nobody.
+/// A list out of six prefixes of two VPCs and one of neither.
 fn list() -> impl Strategy<Value = Vec<IpNet>> {
     let pool = ["10.1.0.0/24", "10.1.1.0/25", "10.2.0.0/24", "10.2.0.0/16", "10.3.0.0/17", "10.0.0.0/14", "fd00::/16"];
     proptest::collection::vec(0..pool.len(), 0..4).prop_map(move |picked| {
@@ -338,7 +338,7 @@ fn list() -> impl Strategy<Value = Vec<IpNet>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// C9, L13: whatever is asked, no VPC reaches an address twice or its own, and hosts can have what they are told.
+    /// C9, L13: whatever the lists, no VPC reaches an address twice or its own, and hosts can apply their configurations.
     #[test]
     fn no_lists_make_a_vpc_reach_an_address_twice(
         steps in proptest::collection::vec((0u8..4, 0u8..4, list(), list(), any::<u8>()), 1..24),

@@ -1,4 +1,4 @@
-//! A TCP proxy that can be cut, or made to swallow or change answers.
+//! A TCP proxy that can be cut, or swallow or replace responses.
 
 #![allow(dead_code, reason = "not every test needs everything")]
 #![allow(unreachable_pub, reason = "also a part of the tests of the store")]
@@ -13,7 +13,7 @@ use std::{
     thread,
 };
 
-/// What becomes of connections.
+/// What happens to connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Mode {
@@ -21,9 +21,9 @@ pub enum Mode {
     Pass,
     /// There are none.
     Cut,
-    /// What is asked arrives, and the next answer ends the connection; then they pass again.
+    /// The request arrives, and the next response ends the connection; then they pass again.
     LoseAnswer,
-    /// What is asked arrives, and instead of the next answer comes etcd's "no space" in its JSON API; then they pass again.
+    /// The request arrives, and the next response is replaced by etcd's "no space" in its JSON API; then they pass again.
     NoSpace,
 }
 
@@ -67,7 +67,7 @@ impl Proxy {
         }
     }
 
-    /// Whether an answer was swallowed since that was asked for.
+    /// Whether a response was swallowed since this was requested.
     pub fn passes(&self) -> bool {
         self.mode.load(Ordering::SeqCst) == Mode::Pass as u8
     }

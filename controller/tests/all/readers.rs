@@ -1,4 +1,4 @@
-//! Those who read the audit trail, and what that costs others.
+//! Readers of the audit trail, and their cost to others.
 
 use cps_peering_controller::{
     audit::Query,
@@ -8,9 +8,9 @@ use cps_peering_controller::{
 };
 use std::time::{Duration, Instant};
 
-/// C10: a refusal is in the trail for whoever reads it next, but for reading nobody has it written all the time.
+/// C10: a refusal is in the trail for the next reader, but reading does not cause unlimited writes.
 #[test]
-fn reading_the_trail_has_it_written_ten_times_a_second_at_most() {
+fn reading_the_trail_causes_ten_writes_a_second_at_most() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path().join("store.redb")).unwrap();
     let engine = Engine::open(store, Options::default()).unwrap().0;
@@ -29,7 +29,7 @@ fn reading_the_trail_has_it_written_ten_times_a_second_at_most() {
         assert!(is_told(nth), "{nth}");
     }
     assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
-    // Whoever waits shares one write; nobody waits for nothing, nor with a change.
+    // Readers that wait share one write; without pending entries, or with a commit, nobody waits.
     refuse(11);
     let began = Instant::now();
     std::thread::scope(|scope| {

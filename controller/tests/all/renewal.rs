@@ -1,4 +1,4 @@
-//! Agents' certificates that end soon are renewed by the controller, over TLS.
+//! The controller renews agents' certificates that expire soon, over TLS.
 
 use crate::{loopback::unused, pki::private, programs::pki};
 use axum::{
@@ -49,9 +49,9 @@ const DAY: Duration = Duration::from_hours(24);
 /// How a host behaves.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// As an agent does.
+    /// Like an agent.
     Good,
-    /// As an agent of a version without renewal.
+    /// Like an agent of a version without renewal.
     Old,
     /// It sends a request for its current key.
     OldKey,
@@ -59,7 +59,7 @@ enum Kind {
     Refuses,
 }
 
-/// A host with an agent's certificate that ends in a day, after ten, and what an agent does with it.
+/// A host with an agent's certificate that expires in a day, after ten, and its behaviour.
 struct Host {
     files: TlsFiles,
     kept: Kept,
@@ -140,7 +140,7 @@ impl Host {
     }
 }
 
-/// Issues a host's certificate that ends soon, with the CA of a directory.
+/// Issues a host's certificate that expires soon, with the CA of a directory.
 fn ending(pki: &Path, id: &str, files: &TlsFiles) -> KeyPair {
     let read = |file: &str| fs::read_to_string(pki.join(file)).unwrap();
     let ca = Issuer::from_ca_cert_pem(&read("ca.pem"), KeyPair::from_pem(&read("ca.key")).unwrap()).unwrap();
@@ -172,7 +172,7 @@ fn authority() -> (TempDir, PathBuf) {
     (folder, dir)
 }
 
-/// An engine with hosts, and what is sent to them.
+/// An engine with hosts, and the tasks that talk to them.
 struct Controller {
     engine: Arc<Engine>,
     clients: AgentClients,
@@ -222,7 +222,7 @@ impl Controller {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn certificates_that_end_soon_are_renewed_and_what_is_wrong_leaves_them_as_they_are() {
+async fn certificates_that_expire_soon_are_renewed_and_failures_leave_them_as_they_are() {
     let (folder, dir) = authority();
     let start = async |id: &str, kind| Host::start(&dir, folder.path(), id, kind).await;
     let good = start("h1", Kind::Good).await;
@@ -257,7 +257,7 @@ async fn certificates_that_end_soon_are_renewed_and_what_is_wrong_leaves_them_as
     assert_eq!(good.asked()[1..], [1, 1]);
     assert_eq!((old.asked()[1..].to_vec(), old_key.asked()[1..].to_vec()), (vec![1, 0], vec![1, 0]));
     assert_eq!(refuses.asked()[1..], [1, 1]);
-    // The one cannot be reached; the other one is not due.
+    // One cannot be reached; the other one is not due.
     assert_eq!((revoked.asked(), fresh.asked()[1]), ([0; 3], 0));
     assert_eq!(before, [&old, &old_key, &refuses, &revoked, &fresh].map(|host| host.identity.facts()));
     assert_eq!((controller.renewals("not_issued"), controller.renewals("unreachable")), (0, 0));
@@ -290,7 +290,7 @@ async fn certificates_that_end_soon_are_renewed_and_what_is_wrong_leaves_them_as
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_issuer_whose_ca_nobody_knows_or_without_its_files_renews_nothing() {
+async fn an_issuer_of_an_unknown_ca_or_without_its_files_renews_nothing() {
     let (folder, dir) = authority();
     let (_other, stranger) = authority();
     for file in ["issuer.pem", "issuer.key"] {
@@ -309,9 +309,9 @@ async fn an_issuer_whose_ca_nobody_knows_or_without_its_files_renews_nothing() {
     }
 }
 
-/// The program, by its settings.
+/// The program with its settings.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_controller_renews_where_its_settings_name_an_issuer_and_says_what_is_wrong_with_one() {
+async fn a_controller_renews_if_its_settings_name_an_issuer_and_reports_errors_in_it() {
     let (folder, dir) = authority();
     let host = Host::start(&dir, folder.path(), "h1", Kind::Good).await;
     let token = folder.path().join("token");

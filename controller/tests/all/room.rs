@@ -1,5 +1,5 @@
-//! A store that has no room, and one that has some again: what makes room goes on, others' commands wait, and nobody restarts
-//! anything. On a real disk that is full, and with a real etcd whose quota is used up.
+//! A store without space, and with space again: commands that free space succeed, others wait, and no restart is needed.
+//! On a real disk that is full, and with a real etcd whose quota is used up.
 
 use crate::etcd::Members;
 use crate::running::{Controller, Place, TOKEN, until};
@@ -15,7 +15,7 @@ async fn call(controller: &Controller, token: &str, method: Method, path: &str, 
     (code, serde_json::from_str(&answer.text().await.unwrap()).unwrap_or_default())
 }
 
-/// What `/healthz` says, with its code.
+/// The response of `/healthz`, with its code.
 async fn health(controller: &Controller) -> (u16, String) {
     let Ok(answer) = controller.ask(Method::GET, "/healthz").send().await else { return (0, String::new()) };
     (answer.status().as_u16(), answer.text().await.unwrap_or_default())
@@ -49,7 +49,7 @@ fn id((code, answer): (u16, Value)) -> String {
     answer["result"]["vpcPeering"]["vpcPeeringId"].as_str().unwrap().to_owned()
 }
 
-/// What is there before the room is gone.
+/// The objects before the space is used up.
 struct Before {
     tokens: [String; 2],
     to_delete: Vec<String>,
@@ -71,7 +71,7 @@ async fn before(controller: &Controller) -> Before {
     Before { tokens, to_delete, to_reject, to_suspend }
 }
 
-/// While there is no room: what makes room is done, and nothing else.
+/// Without space, commands that free space succeed, and no others.
 async fn makes_room_only(controller: &Controller, before: &mut Before) {
     let [one, two] = &before.tokens;
     let (code, answer) = peer(controller, one, 8, 12).await;
@@ -91,7 +91,7 @@ async fn makes_room_only(controller: &Controller, before: &mut Before) {
     }
     let seen = controller.get(one, &format!("{REGION}/vpcPeerings/{}", before.to_suspend)).await;
     assert!(seen.text().await.unwrap().contains("\"suspended\""));
-    // What is refused meanwhile takes no room, however often.
+    // What is refused meanwhile takes no space, however often.
     for _ in 0..300 {
         assert_eq!(peer(controller, two, 1, 5).await.0, 503);
     }
@@ -99,14 +99,14 @@ async fn makes_room_only(controller: &Controller, before: &mut Before) {
     assert_eq!(call(controller, TOKEN, Method::PUT, "/admin/v1/accounts/one/chargeStatus", body).await.0, 200);
 }
 
-/// Runs a program where the controller sees its own disk.
+/// Runs a program in the controller's mount namespace.
 fn beside(controller: &Controller, script: &str) -> bool {
     let id = controller.id().to_string();
     Command::new("nsenter").args(["-t", &id, "-m", "bash", "-c", script]).output().unwrap().status.success()
 }
 
 #[tokio::test]
-async fn a_full_disk_leaves_deletes_and_is_recovered_from_by_itself() {
+async fn a_full_disk_leaves_deletes_and_recovery_is_automatic() {
     let place = Place::new();
     let disk = place.file("disk");
     fs::create_dir(&disk).unwrap();
@@ -133,7 +133,7 @@ async fn a_full_disk_leaves_deletes_and_is_recovered_from_by_itself() {
     };
     assert_eq!(ready().await, (true, String::new()));
     for round in 0..2 {
-        // Others take all there is.
+        // Other files take all the space.
         assert!(!beside(&controller, &format!("dd if=/dev/zero of='{shown}/filler' bs=64K")), "it fills the disk");
         until("the full disk is seen", async || health(&controller).await.1.contains("deletes, rejects")).await;
         assert_eq!(ready().await, (true, "StoreLowSpace".to_owned()));
@@ -142,7 +142,7 @@ async fn a_full_disk_leaves_deletes_and_is_recovered_from_by_itself() {
         until("there is room", async || health(&controller).await == (200, "ok\n".to_owned())).await;
         id(peer(&controller, &before.tokens[0], 8, 12 + 4 * round).await);
     }
-    // What was answered is kept.
+    // What was acknowledged is kept.
     let answers = controller.get(&before.tokens[0], &format!("{REGION}/vpcPeerings/?pageSize=100")).await;
     let answers: Value = serde_json::from_str(&answers.text().await.unwrap()).unwrap();
     let live = |list: &Value| {
@@ -153,12 +153,12 @@ async fn a_full_disk_leaves_deletes_and_is_recovered_from_by_itself() {
 }
 
 #[tokio::test]
-async fn an_etcd_that_is_full_leaves_deletes_and_then_reads_until_there_is_room_again() {
+async fn a_full_etcd_leaves_deletes_and_then_reads_until_there_is_space_again() {
     const QUOTA_MB: usize = 16;
     let members = Members::start_with(1, &["--quota-backend-bytes", &(QUOTA_MB << 20).to_string()]);
     let place = Place::new();
     place.secret("store.key", &"7".repeat(64));
-    // When it begins anew it is to be found where it was.
+    // After a restart it must be found at the same address.
     let listen = crate::loopback::unused();
     let file = |name: &str| place.file(name).display().to_string();
     let settings = format!(
@@ -175,7 +175,7 @@ async fn an_etcd_that_is_full_leaves_deletes_and_then_reads_until_there_is_room_
     let leads = async || health(&controller).await == (200, "ok leader\n".to_owned());
     until("it leads", leads).await;
     let mut before = before(&controller).await;
-    // Another prefix is filled, by so many bytes at once.
+    // Another prefix is filled, by so many bytes at a time.
     let fill = |bytes: usize| {
         let text = "x".repeat(bytes);
         let name = format!("/other/{}", fastrand::u64(..));
@@ -198,7 +198,7 @@ async fn an_etcd_that_is_full_leaves_deletes_and_then_reads_until_there_is_room_
     makes_room_only(&controller, &mut before).await;
     while fill(100_000) {}
     while fill(1000) {}
-    // It finds that by itself. No other could write either, so it goes on leading, and answers what only reads.
+    // It detects that by itself. No other could write either, so it continues to lead, and answers reads.
     let takes_no_writes = async || {
         let (status, text) = health(&controller).await;
         status == 503 && text.contains("takes no writes")
@@ -209,12 +209,12 @@ async fn an_etcd_that_is_full_leaves_deletes_and_then_reads_until_there_is_room_
     assert_eq!(read.status().as_u16(), 200);
     assert!(peer(&controller, &before.tokens[0], 8, 12).await.0 >= 500);
     members.control(&["del", "--prefix", "/other/"]);
-    // What was there at the revision of a compaction stays: it must be one after the deletion.
+    // Compaction keeps the values at its own revision: it must be one after the deletion.
     let revision = members.control(&["get", "x", "-w", "json"]);
     let revision: Value = serde_json::from_str(&revision).unwrap();
     members.control(&["compact", &revision["header"]["revision"].to_string()]);
     members.control(&["defrag"]);
     members.control(&["alarm", "disarm"]);
-    // What was found out about room before may be believed for some seconds more.
+    // An earlier measurement of the space may be used for some seconds more.
     until("it creates again", async || peer(&controller, &before.tokens[0], 8, 12).await.0 == 200).await;
 }

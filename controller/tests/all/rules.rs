@@ -67,7 +67,7 @@ fn peering(name: &str, vpc: &str, peer: &str) -> String {
 }
 
 #[test]
-fn vtep_addresses_are_told_apart_by_their_last_four_bytes() {
+fn vtep_addresses_must_differ_in_their_last_four_bytes() {
     let of = |number: u8, underlay: &str| {
         host(number, "north").replace(&format!("192.0.2.{number}\""), &format!("{underlay}\""))
     };
@@ -78,7 +78,7 @@ fn vtep_addresses_are_told_apart_by_their_last_four_bytes() {
         (of(3, "2001:db8:9::1"), &["2001:db8::1 of host h1 end in the same 32 bits"][..]),
         (of(1, "2001:db8::2"), &["2001:db8::2 is that of host h2"]),
         (of(3, "192.0.2.3"), &["not of the same family as 2001:db8::1 of host h1"]),
-        // One that has the address of another's end is no reason against itself.
+        // An address with the same end as another's does not conflict with itself.
         (of(1, "192.0.2.1"), &["not of the same family as 2001:db8::2 of host h2"]),
     ] {
         let refusal = model.apply(&hosts).unwrap_err();
@@ -88,20 +88,20 @@ fn vtep_addresses_are_told_apart_by_their_last_four_bytes() {
             "{told:?}"
         );
     }
-    // They swap, one moves, and what is free then is taken.
+    // They swap, one moves, and its old address is used by another.
     model.apply(&format!("{}{}", of(1, "2001:db8::2"), of(2, "2001:db8::1"))).unwrap();
     model.apply(&of(1, "2001:db8:9::3")).unwrap();
     model.apply(&of(3, "2001:db8::2")).unwrap();
     // All of them are of the other family.
     model.apply(&format!("{}{}{}", host(1, "north"), host(2, "north"), host(3, "north"))).unwrap();
     assert_eq!(model.apply(&of(4, "2001:db8::4")).unwrap_err().violations.len(), 1);
-    // Nothing is left of one that is gone.
+    // Nothing is left of a removed host.
     model.state.apply(Change::Host("h2".parse().unwrap(), None));
     model.apply(&host(4, "north").replace("192.0.2.4\"", "192.0.2.2\"")).unwrap();
 }
 
 #[test]
-fn all_faults_of_a_document_are_told_together() {
+fn all_violations_of_a_document_are_reported_together() {
     let text = format!("{}{}", host(4, "mars"), port("h9", "eth1", "a", "10.1.9.1/24"));
     assert_eq!(built().apply(&text).unwrap_err().violations.len(), 2);
 }
@@ -115,7 +115,7 @@ fn applying_the_same_again_changes_nothing() {
 }
 
 #[test]
-fn an_update_tells_what_was_and_what_is() {
+fn an_update_shows_old_and_new_values() {
     let mut model = built();
     let Outcome::Applied(differences) = model.apply(&vpc("b", "north", r#""10.2.0.0/16", "fd00:2::/48""#)).unwrap()
     else {
@@ -147,7 +147,7 @@ fn both_sides_are_planned_wherever_their_vpcs_have_ports() {
 
 /// V6.
 #[test]
-fn hosts_are_told_gateways_that_one_host_alone_answers_for() {
+fn hosts_get_gateways_that_only_one_host_has() {
     let mut model = built();
     let id = model.peer("a", "b").unwrap();
     let peering = &model.state.peerings()[&id];
@@ -175,7 +175,7 @@ fn hosts_are_told_gateways_that_one_host_alone_answers_for() {
 }
 
 #[test]
-fn a_path_takes_no_more_than_the_end_that_takes_less() {
+fn a_path_has_the_mtu_of_its_smaller_end() {
     let mut model = built();
     let id = model.peer("a", "b").unwrap();
     let peering = &model.state.peerings()[&id];
@@ -187,7 +187,7 @@ fn a_path_takes_no_more_than_the_end_that_takes_less() {
         let vpcs = ["h1", "h2"].map(|host| plans[host].vrfs[&"b".parse::<VpcId>().unwrap()].path_mtu);
         (sides, vpcs)
     };
-    // Where all are alike, or not known, nothing is said.
+    // If all are the same, or unknown, there is none in the configuration.
     model.run(&learn("h1", 9000)).unwrap();
     assert_eq!(told(&model), ([None; 3], [None; 2]));
     model.run(&learn("h2", 9000)).unwrap();
@@ -198,7 +198,7 @@ fn a_path_takes_no_more_than_the_end_that_takes_less() {
     let (before, again) = (model.state.clone(), learn("h2", 1500));
     model.run(&again).unwrap();
     assert_eq!(model.state, before);
-    // What no underlay has is nothing that others are told.
+    // Impossible MTUs are not passed on.
     for wrong in [0, 67, 65_536, 4_000_000_000] {
         model.run(&learn("h2", wrong)).unwrap();
         assert_eq!(model.state, before, "{wrong}");
@@ -217,11 +217,11 @@ fn a_draining_peering_is_planned_nowhere_and_counts_for_overlap() {
     assert_eq!(hosts.iter().map(HostId::as_str).collect::<Vec<_>>(), ["h1", "h2"]);
     let refusal = model.peer("a", "d").unwrap_err();
     assert_eq!((refusal.code, refusal.violations[0].reason), (Code::FailedPrecondition, "VpcPeerCidrConflict"));
-    // The same pair is no overlap with itself, and VNIs of what drains are not given away.
+    // The same pair does not overlap itself, and VNIs of draining peerings are not reused.
     let again = model.peer("a", "b").unwrap();
     let vnis = |id| model.state.peerings()[id].sides().map(|side| side.vni);
     assert!(vnis(&id).iter().all(|vni| !vnis(&again).contains(vni)));
-    // Deleting again changes nothing, also when it is over.
+    // Deleting again changes nothing, also when it has ended.
     model.run(&delete(&id)).unwrap();
     model.run(&Command::Drained(id.clone())).unwrap();
     assert!(matches!(model.state.peerings()[&id].state, PeeringState::Ended { how: End::Deleted, .. }));
@@ -269,7 +269,7 @@ fn cidrs_that_would_break_a_live_peering_are_refused_and_others_follow() {
 }
 
 #[test]
-fn pruning_takes_away_what_is_not_in_the_document() {
+fn pruning_removes_what_is_not_in_the_document() {
     let mut model = built();
     let wanted = "[[peerings]]\nname = \"a-b\"\nvpc = \"a\"\npeer_vpc = \"b\"\n";
     model.apply(&(cloud() + wanted)).unwrap();
@@ -383,7 +383,7 @@ proptest! {
                 let count = model.state.peerings().len().max(1);
                 model.state.peerings().keys().nth(nth % count).cloned()
             };
-            // Refusals are part of the game; `run` checks that they change nothing.
+            // Refusals are expected; `run` checks that they change nothing.
             let _ = match &step {
                 Step::Peer(a, b) => model.peer(&format!("v{a}"), &format!("v{b}")).map(|_| Outcome::Done),
                 Step::Delete(nth) => match any_peering(&model, *nth) {
@@ -405,7 +405,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_undone_never_was(steps in proptest::collection::vec(commands(), 1..20)) {
+    fn a_rollback_leaves_no_trace(steps in proptest::collection::vec(commands(), 1..20)) {
         let mut model = Model::default();
         model.apply(&[REGIONS.to_owned(), host(1, "north"), host(2, "north"), host(3, "north"), host(4, "north")].concat()).unwrap();
         for step in steps.iter().filter_map(document) {
@@ -426,7 +426,7 @@ proptest! {
 
 /// V3.
 #[test]
-fn a_peering_waits_for_the_hosts_that_have_ports_of_it_now() {
+fn a_peering_waits_for_the_hosts_that_have_its_ports_now() {
     let mut model = Model::default();
     let base = [REGIONS.to_owned(), host(1, "north"), host(2, "north"), vpc("a", "north", "'10.1.0.0/16'")].concat();
     let base = base + &vpc("b", "north", "'10.2.0.0/16'") + &vpc("c", "north", "'10.3.0.0/16'");

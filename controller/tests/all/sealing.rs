@@ -1,4 +1,4 @@
-//! Secret keys on disk: sealed in the store and in backups, of use with the store's key alone.
+//! Secret keys on disk: sealed in the store and in backups, and decrypted only with the store's key.
 
 use crate::running::{Controller, Place, holds};
 use cps_peering_controller::{
@@ -44,7 +44,7 @@ fn holders(folder: &Path, bytes: &[u8]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn secret_keys_are_nowhere_in_clear_and_are_of_use_with_the_stores_key_alone() {
+async fn secret_keys_are_never_in_clear_and_need_the_stores_key() {
     let controller = Place::new().start().await;
     let acme = controller.account("acme").await;
     assert!(signs_in(&controller, &acme).await);
@@ -54,8 +54,8 @@ async fn secret_keys_are_nowhere_in_clear_and_are_of_use_with_the_stores_key_alo
     assert_eq!(made["storeKeyFile"].as_str().unwrap(), place.file("store.key").to_str().unwrap());
     let offline = place.file("offline");
     let said = done(&place.run(&["backup", offline.to_str().unwrap()]));
-    assert!(said.contains("access keys are of use with") && said.contains("store.key"), "{said}");
-    // The secret is sought for where the access key is found, so that it would be found.
+    assert!(said.contains("access keys can be decrypted only with") && said.contains("store.key"), "{said}");
+    // The search looks where the access key is found, so that the secret would be found.
     assert_eq!(holders(place.0.path(), acme[0].as_bytes()).len(), 3);
     for text in [&acme[1], &acme[2], crate::running::TOKEN] {
         let found = holders(place.0.path(), text.as_bytes());
@@ -89,7 +89,7 @@ async fn secret_keys_are_nowhere_in_clear_and_are_of_use_with_the_stores_key_alo
     let controller = place.start().await;
     assert!(signs_in(&controller, &acme).await);
 
-    // Where the key is lost, the access keys are, and nothing else.
+    // If the key is lost, so are the access keys, and nothing else.
     let place = controller.stop();
     place.secret("store.key", &"0".repeat(64));
     assert!(done(&place.run(&["forget-keys"])).contains("1 accounts"));
@@ -101,7 +101,7 @@ async fn secret_keys_are_nowhere_in_clear_and_are_of_use_with_the_stores_key_alo
     assert!(signs_in(&controller, &new).await);
 }
 
-/// A store as a version before this one has left it.
+/// A store as an earlier version left it.
 fn in_clear(place: &Place, secret_key: &str) -> [String; 3] {
     let store = Store::open(place.file("store.redb")).unwrap();
     let state = store.load().unwrap();
@@ -117,7 +117,7 @@ fn in_clear(place: &Place, secret_key: &str) -> [String; 3] {
 }
 
 #[tokio::test]
-async fn secret_keys_in_clear_are_sealed_at_the_start_and_wiped_out_of_the_store() {
+async fn secret_keys_in_clear_are_sealed_at_the_start_and_wiped_from_the_store() {
     const SECRET: &str = "ANOLDSECRETTHATWASKEPTINCLEAR000";
     let place = Place::new();
     let old = in_clear(&place, SECRET);
@@ -129,14 +129,14 @@ async fn secret_keys_in_clear_are_sealed_at_the_start_and_wiped_out_of_the_store
     assert_eq!(holders(place.0.path(), SECRET.as_bytes()), Vec::<String>::new());
     assert!(!place.file("store.sealing").exists());
 
-    // It was cut off when the keys were sealed, and the file was not written anew yet.
+    // It was interrupted when the keys were sealed, and the file was not rewritten yet.
     in_clear(&place, SECRET);
     let opened = Store::open(&store).unwrap();
     let state = opened.load().unwrap();
     let vault = Vault::open(&place.file("store.key"), &state).unwrap();
     opened.commit(&vault.seal_all(&state).unwrap(), &[], &[], state.meta().number).unwrap();
     drop(opened);
-    // What was overwritten may still be somewhere in the file: only another file is surely without it.
+    // What was overwritten may still be in the file: only a new file is certainly without it.
     let written = fs::metadata(&store).unwrap().ino();
     fs::write(place.file("store.sealing"), "").unwrap();
     let controller = place.start().await;
@@ -147,7 +147,7 @@ async fn secret_keys_in_clear_are_sealed_at_the_start_and_wiped_out_of_the_store
 }
 
 #[tokio::test]
-async fn the_stores_key_is_private_and_may_be_handed_over_by_systemd() {
+async fn the_stores_key_is_private_and_can_be_a_systemd_credential() {
     let place = Place::new();
     let handed_over = place.file("credentials");
     fs::create_dir(&handed_over).unwrap();

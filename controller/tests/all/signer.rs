@@ -1,10 +1,10 @@
-//! Signs requests as JD Cloud's SDK does, in the newer way.
+//! Signs requests as JD Cloud's SDK does, with the newer signature.
 
 use cps_peering_config::time::{now_ms, timestamp};
 use cps_peering_controller::digest::{hex, sha256};
 use ring::hmac;
 
-/// The headers of a signed request, and the body's hash among what is signed.
+/// The headers of a signed request; the body's hash is signed, too.
 pub fn sign(
     [access_key, secret_key]: [&str; 2],
     method: &str,

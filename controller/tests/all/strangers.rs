@@ -1,4 +1,4 @@
-//! What strangers and tenants cannot do to a controller: keep others out, fill its memory, or have something done twice.
+//! What strangers and tenants cannot do to a controller: lock others out, fill its memory, or replay requests.
 
 use crate::running::{Controller, Place, TOKEN, until};
 use crate::signer::sign;
@@ -23,7 +23,7 @@ fn head(method: &str, path: &str, headers: &[(&str, String)]) -> String {
     format!("{method} {path} HTTP/1.1\r\n{lines}\r\n")
 }
 
-/// What comes until the head of an answer is whole.
+/// Reads until the head of a response is complete.
 async fn answered(stream: &mut TcpStream) -> String {
     let mut text = String::new();
     let mut buffer = [0; 1024];
@@ -50,7 +50,7 @@ async fn reason(response: Response) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn who_reads_nothing_or_says_nothing_keeps_nobody_out() {
+async fn clients_that_do_not_read_or_send_lock_nobody_out() {
     let place = Place::new();
     place.settings("[connections]\ntotal = 32\nreserved = 4\nper_address = 12\nhead_s = 3600\nstall_s = 3600\n");
     let controller = place.start().await;
@@ -64,7 +64,7 @@ async fn who_reads_nothing_or_says_nothing_keeps_nobody_out() {
         let mut stream = connect(&controller).await;
         let asked = match number % 3 {
             0 => String::new(),
-            // Much more than the kernel keeps.
+            // Much more than the kernel buffers.
             1 => head("GET", &asset, &[("host", "x".into())]).repeat(100),
             _ => {
                 let length = ("content-length", "200000".to_owned());
@@ -90,7 +90,7 @@ async fn who_reads_nothing_or_says_nothing_keeps_nobody_out() {
 }
 
 #[tokio::test]
-async fn nothing_of_a_body_is_needed_to_refuse_what_the_head_shows_to_be_wrong() {
+async fn a_request_with_an_invalid_head_is_refused_without_its_body() {
     let controller = Place::new().start().await;
     let [access_key, secret_key, token] = controller.account("acme").await;
     let length = |bytes: usize| ("content-length", bytes.to_string());
@@ -100,7 +100,7 @@ async fn nothing_of_a_body_is_needed_to_refuse_what_the_head_shows_to_be_wrong()
     let nobody = sign(["AK0123456789", &secret_key], "POST", "/admin/v1/apply", "", "n");
     let mut old = right.clone();
     old.iter_mut().find(|(name, _)| *name == "x-jdcloud-date").unwrap().1 = "20200101T000000Z".to_owned();
-    // Paths of operators are no reason to take more of anybody else.
+    // Paths of operators do not raise the limit for others.
     for (headers, bytes, status) in [
         (bearer("cpst_wrong"), 64 << 20, 401),
         (vec![host.clone()], 64 << 20, 401),
@@ -120,7 +120,7 @@ async fn nothing_of_a_body_is_needed_to_refuse_what_the_head_shows_to_be_wrong()
 }
 
 #[tokio::test]
-async fn nothing_tells_an_access_key_that_exists_from_one_that_does_not() {
+async fn nothing_reveals_whether_an_access_key_exists() {
     let controller = Place::new().start().await;
     let [access_key, ..] = controller.account("acme").await;
     let mut told = Vec::new();
@@ -141,7 +141,7 @@ async fn nothing_tells_an_access_key_that_exists_from_one_that_does_not() {
 }
 
 #[tokio::test]
-async fn a_head_that_says_two_things_is_refused() {
+async fn an_ambiguous_head_is_refused() {
     let controller = Place::new().start().await;
     let [.., token] = controller.account("acme").await;
     let (host, bearer) = (("host", "x".to_owned()), ("authorization", format!("Bearer {token}")));
@@ -162,13 +162,13 @@ async fn a_head_that_says_two_things_is_refused() {
 }
 
 #[tokio::test]
-async fn a_change_that_was_refused_is_not_done_after_a_restart() {
+async fn a_refused_change_cannot_be_replayed_after_a_restart() {
     let controller = Place::new().start().await;
     let [access_key, secret_key, _] = controller.account("acme").await;
     let body = json!({ "vpcSpec": { "cidr": "10.1.0.0/16", "name": "a" } }).to_string();
     let south = "/v1/regions/south/vpcs";
     let key = [access_key.as_str(), &secret_key];
-    // One that never came to the rules, because there is no such region yet.
+    // One that never reached the rules, because there is no such region yet.
     let early = sign(key, "PUT", south, &body, "1");
     assert_eq!(
         reason(send(&controller, Method::PUT, south, &early, &body).await).await,
@@ -206,11 +206,11 @@ async fn a_change_that_was_refused_is_not_done_after_a_restart() {
         reason(send(&controller, Method::DELETE, &vpc, &delete, "").await).await,
         (429, "RequestReplayed".into())
     );
-    // And not at once after that either, with another nonce.
+    // And not immediately after that either, with another nonce.
     let mut other = delete;
     other.iter_mut().find(|(name, _)| *name == "x-jdcloud-nonce").unwrap().1 = "other".to_owned();
     assert_eq!(send(&controller, Method::DELETE, &vpc, &other, "").await.status().as_u16(), 429);
-    // What is signed anew is done.
+    // With a new signature it is done.
     until("the next second", async || {
         let deleted = send(&controller, Method::DELETE, &vpc, &sign(key, "DELETE", &vpc, "", "f"), "").await;
         deleted.status().as_u16() == 200
@@ -219,7 +219,7 @@ async fn a_change_that_was_refused_is_not_done_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_limit_that_leaves_no_room_is_named() {
+async fn a_limit_that_leaves_no_space_is_named() {
     let place = Place::new();
     for (setting, named) in [
         ("bodies_mib = 1\n", "setting `bodies_mib`: 1 is not between 256"),

@@ -1,4 +1,4 @@
-//! What tenants' clients meet over HTTP: what they write for "not set", deletes of what is gone, pages, tags.
+//! Tenants' clients over HTTP: unset fields, repeated deletes, pages, tags.
 
 use crate::running::{Controller, Place, done, vpc};
 use reqwest::Method;
@@ -47,7 +47,7 @@ fn entry(error: &Value) -> (&str, &str) {
 }
 
 #[tokio::test]
-async fn l5_what_is_gone_can_be_deleted_again_as_long_as_its_id_is_known() {
+async fn l5_deleting_again_is_no_error_while_the_id_is_known() {
     let (controller, one, two) = controller("").await;
     let a = vpc(&controller, &one, NORTH, "10.1.0.0/16").await;
     let body = json!({ "secondaryCidrSpec": { "vpcId": a, "cidr": "10.11.0.0/16" } });
@@ -61,7 +61,7 @@ async fn l5_what_is_gone_can_be_deleted_again_as_long_as_its_id_is_known() {
             done(&controller, &one, Method::DELETE, &format!("{NORTH}/{path}"), Value::Null).await;
         }
     }
-    // It is known after a restart, too, and to nobody else and nowhere else.
+    // It is known after a restart, too, but to no other account and in no other region.
     let controller = controller.stop().start().await;
     for path in &paths {
         done(&controller, &one, Method::DELETE, &format!("{NORTH}/{path}"), Value::Null).await;
@@ -76,7 +76,7 @@ async fn l5_what_is_gone_can_be_deleted_again_as_long_as_its_id_is_known() {
     assert_eq!(code, 404, "it is not there");
     let (code, _) = call(&controller, &one, Method::DELETE, &format!("{NORTH}/vpcs/vpc-0123456789"), Value::Null).await;
     assert_eq!(code, 404, "nobody had it");
-    // One that is there is deleted for what it is.
+    // An existing one is really deleted.
     let port = json!({ "regions": [{ "id": "north" }], "hosts": [{ "id": "h1", "region": "north", "underlay": "192.0.2.1",
         "agent": "http://127.0.0.1:9" }], "ports": [{ "vpc": b, "host": "h1", "interface": "eth1", "gateways": ["10.2.0.1/24"] }] });
     controller.operator(Method::POST, "/admin/v1/apply", port).await;
@@ -85,7 +85,7 @@ async fn l5_what_is_gone_can_be_deleted_again_as_long_as_its_id_is_known() {
 }
 
 #[tokio::test]
-async fn zero_values_are_as_good_as_absent_and_whole_numbers_may_have_a_point() {
+async fn zero_values_count_as_absent_and_whole_numbers_may_have_a_point() {
     let (controller, one, two) = controller("").await;
     let a = vpc(&controller, &one, NORTH, "10.1.0.0/16").await;
     let b = vpc(&controller, &one, NORTH, "10.2.0.0/16").await;
@@ -116,7 +116,7 @@ async fn zero_values_are_as_good_as_absent_and_whole_numbers_may_have_a_point() 
     let path = format!("{NORTH}/vpcPeerings/{id}:modifyVpcPeeringBandwidth");
     let (code, made) = send(&controller, &one, Method::PUT, &path, r#"{ "bandwidth": 2e1 }"#.to_owned()).await;
     assert_eq!((code, made["vpcPeering"]["bandwidth"].as_u64()), (200, Some(20)), "{made}");
-    // The operators' interface reads numbers in the same way, in documents, too.
+    // The operators' API reads numbers in the same way, in documents, too.
     let text = format!(
         r#"{{ "regions": [{{ "id": "north" }}], "accounts": [{{ "id": "one", "quotas": {{ "north": 60.0 }} }}],
             "peerings": [{{ "name": "bc", "vpc": "{b}", "peer_vpc": "{c}", "bandwidth": 7.0 }}] }}"#
@@ -126,7 +126,7 @@ async fn zero_values_are_as_good_as_absent_and_whole_numbers_may_have_a_point() 
 }
 
 #[tokio::test]
-async fn a_key_that_is_there_twice_is_refused_wherever_it_is() {
+async fn duplicate_keys_are_refused_everywhere() {
     let (controller, one, _) = controller("").await;
     let vpcs = format!("{NORTH}/vpcs");
     for (token, method, path, body, named) in [
@@ -167,7 +167,7 @@ async fn a_key_that_is_there_twice_is_refused_wherever_it_is() {
 }
 
 #[tokio::test]
-async fn v1_lists_are_paged_by_markers_while_others_come_and_sorted_and_filters_know_their_words() {
+async fn v1_lists_are_paged_sorted_and_filtered_while_entries_are_added() {
     let (controller, one, _) = controller("").await;
     let hub = vpc(&controller, &one, NORTH, "10.0.0.0/16").await;
     let add = async |number: u8| {
@@ -193,7 +193,7 @@ async fn v1_lists_are_paged_by_markers_while_others_come_and_sorted_and_filters_
                 None => break,
             }
             if ids.len() == 3 && sort.is_empty() {
-                // Newer ones stand before what was shown.
+                // Newer ones come before what was shown.
                 add(90).await;
             }
         }
@@ -235,7 +235,7 @@ async fn v1_lists_are_paged_by_markers_while_others_come_and_sorted_and_filters_
 }
 
 #[tokio::test]
-async fn each_account_has_its_own_tags_and_the_receiver_reads_what_is_meant_for_it() {
+async fn each_account_has_its_own_tags_and_the_receiver_sees_the_message() {
     let (controller, one, two) = controller("tags_per_region = 3\n").await;
     let a = vpc(&controller, &one, NORTH, "10.1.0.0/16").await;
     let c = vpc(&controller, &two, EAST, "10.3.0.0/16").await;
@@ -257,7 +257,7 @@ async fn each_account_has_its_own_tags_and_the_receiver_reads_what_is_meant_for_
     assert!(!listed.to_string().contains("for the audit") && !listed.to_string().contains("team"));
     let trail = show(&controller, &two, "/v1/auditEntries").await.to_string();
     assert!(trail.contains(&id) && !trail.contains("for the audit") && !trail.contains("team"), "{trail}");
-    // Either sets its own, also before it is accepted, and takes them away again.
+    // Either sets its own, also before acceptance, and removes them again.
     let own = json!({ "userTags": [{ "key": "cost", "value": "7" }, { "key": "flag" }] });
     done(&controller, &two, Method::PUT, &theirs, own).await;
     done(
@@ -270,7 +270,7 @@ async fn each_account_has_its_own_tags_and_the_receiver_reads_what_is_meant_for_
     .await;
     assert_eq!(seen(&one, &mine).await, (json!("d"), json!("as agreed with Li"), json!([tag("team", "core")])));
     assert_eq!(seen(&two, &theirs).await.2, json!([tag("cost", "7"), tag("flag", "")]));
-    // Nor does a trail tell that the other one has done so.
+    // Nor does a trail show that the other one has done so.
     for (token, other) in [(&one, "account/two"), (&two, "account/one")] {
         let trail = show(&controller, token, "/v1/auditEntries").await["entries"].clone();
         let modified = trail.as_array().unwrap().iter().filter(|it| it["action"] == "ModifyPeering");
@@ -289,13 +289,13 @@ async fn each_account_has_its_own_tags_and_the_receiver_reads_what_is_meant_for_
     ] {
         assert_eq!((found(&one, NORTH, query).await, found(&two, EAST, query).await), (by_one, by_two), "{query}");
     }
-    // They count for whoever has them.
+    // They count for the account that has them.
     let four: Vec<Value> = (0..4).map(|n| tag(&format!("k{n}"), "")).collect();
     let (code, error) = call(&controller, &two, Method::PUT, &theirs, json!({ "userTags": four })).await;
     assert_eq!((code, error["status"].as_str()), (429, Some("QUOTA_EXCEEDED")), "{error}");
     let quota = show(&controller, &two, &format!("{EAST}/quotas/?type=tag")).await;
     assert_eq!(quota["quota"]["count"], 2);
-    // What is not its own the receiver changes not, nor with its tags.
+    // The receiver cannot change what is not its own, nor with its tags.
     for body in [json!({ "description": "x" }), json!({ "vpcPeeringName": "x", "userTags": [] }), json!({})] {
         let (code, _) = call(&controller, &two, Method::PUT, &theirs, body.clone()).await;
         assert_eq!(code, 403, "{body}");
@@ -312,14 +312,14 @@ async fn each_account_has_its_own_tags_and_the_receiver_reads_what_is_meant_for_
     done(&controller, &two, Method::PUT, &theirs, json!({ "userTags": [] })).await;
     assert_eq!(seen(&two, &theirs).await.2, json!([]));
     assert_eq!(seen(&one, &mine).await.2, json!([tag("team", "core")]));
-    // A message has the length of a description.
+    // A message has the maximum length of a description.
     let long = json!({ "vpcPeeringName": "q", "vpcId": a, "remoteVpcId": c, "message": "m".repeat(257) });
     let (code, error) = call(&controller, &one, Method::POST, &format!("{NORTH}/vpcPeerings/"), long).await;
     assert_eq!((code, entry(&error).0), (400, "message"));
 }
 
 #[tokio::test]
-async fn bills_understand_offsets_and_dates_in_the_time_zone_of_bills() {
+async fn bills_support_offsets_and_dates_in_their_time_zone() {
     let settings = "billing_time_zone = 'America/New_York'\ncurrency = 'USD'\n\
                     [[prices]]\ntiers = [{ up_to_mbit = 5, per_mbit_hour = '0.10' }, { per_mbit_hour = '0.25' }]\n";
     let (controller, one, _) = controller(settings).await;
@@ -361,9 +361,9 @@ async fn bills_understand_offsets_and_dates_in_the_time_zone_of_bills() {
     assert!(!ended.status.success() && said.contains("billing_time_zone") && said.contains("Nowhere/Land"), "{said}");
 }
 
-/// L5: it keeps an account from its own mistakes, and nobody else from anything.
+/// L5: it protects an account from its own mistakes, and blocks nobody else.
 #[tokio::test]
-async fn what_is_protected_is_not_deleted_before_the_protection_has_ended() {
+async fn a_protected_object_cannot_be_deleted_before_the_protection_is_ended() {
     let (controller, one, two) = controller("").await;
     let a = vpc(&controller, &one, NORTH, "10.1.0.0/16").await;
     let c = vpc(&controller, &two, EAST, "10.3.0.0/16").await;
@@ -379,13 +379,13 @@ async fn what_is_protected_is_not_deleted_before_the_protection_has_ended() {
     assert_eq!((shown(&one, &own).await, shown(&two, &other).await), (json!(true), json!(false)));
     let (code, error) = call(&controller, &one, Method::DELETE, &own, Value::Null).await;
     assert_eq!((code, error["details"][0]["reason"].as_str()), (400, Some("DeletionProtected")), "{error}");
-    // Either account has its own, also who may change nothing else.
+    // Either account has its own, also the one that can change nothing else.
     done(&controller, &two, Method::PUT, &other, protect(true)).await;
     assert_eq!(call(&controller, &two, Method::DELETE, &other, Value::Null).await.0, 400);
     done(&controller, &two, Method::PUT, &other, protect(false)).await;
     assert_eq!(shown(&one, &own).await, true);
     done(&controller, &two, Method::DELETE, &other, Value::Null).await;
-    // What is over holds nobody up.
+    // An ended peering can always be deleted.
     done(&controller, &one, Method::DELETE, &own, Value::Null).await;
     let again = peer(&controller, &one, ask).await;
     let own = format!("{NORTH}/vpcPeerings/{again}");
@@ -406,13 +406,13 @@ async fn what_is_protected_is_not_deleted_before_the_protection_has_ended() {
     assert_eq!(code, 400);
 }
 
-/// C9, L13, L11: what is shown and taken, by either account, in a dry run, with the consent, and live.
+/// C9, L13, L11: lists of exported and imported prefixes, by either account, in a dry run, at acceptance, and live.
 #[tokio::test]
-async fn each_account_says_how_much_of_its_vpc_is_shown_and_sees_no_more_of_the_other() {
+async fn each_account_sets_its_own_prefix_lists_and_does_not_see_the_others() {
     let (controller, one, two) = controller("").await;
     let a = vpc(&controller, &one, NORTH, "10.1.0.0/16").await;
     let b = vpc(&controller, &two, NORTH, "10.2.0.0/16").await;
-    // Both have it, and neither shows it.
+    // Both have it, and neither exports it.
     for (token, vpc) in [(&one, &a), (&two, &b)] {
         let body = json!({ "secondaryCidrSpec": { "vpcId": vpc, "cidr": "10.9.0.0/16" } });
         done(&controller, token, Method::PUT, &format!("{NORTH}/secondaryCidrs"), body).await;
@@ -438,7 +438,7 @@ async fn each_account_says_how_much_of_its_vpc_is_shown_and_sees_no_more_of_the_
     let id = peer(&controller, &one, ask(part)).await;
     let path = format!("{NORTH}/vpcPeerings/{id}");
 
-    // The receiver sees what is shown, and not the rest.
+    // The receiver sees what is exported, and not the rest.
     let request = show(&controller, &two, &path).await["vpcPeering"].clone();
     assert_eq!(
         (&request["remoteVpcInfo"]["addressPrefix"], request["remoteVpcInfo"].get("exportPrefixes")),
@@ -475,7 +475,7 @@ async fn each_account_says_how_much_of_its_vpc_is_shown_and_sees_no_more_of_the_
         routes.as_array().unwrap().iter().map(|it| it["destinationCidr"].as_str().unwrap()).collect();
     assert_eq!(routes, ["10.2.2.0/24", "10.1.0.0/25"]);
 
-    // Each changes its own, and all of a list is said again with an empty one.
+    // Each changes its own, and an empty list means all again.
     let set = format!("{path}:modifyVpcPeeringPrefixes");
     let outlook = done(&controller, &one, Method::PUT, &set, json!({ "importPrefixes": [], "dryRun": true })).await;
     assert_eq!(outlook["reachable"]["remotePrefixes"], json!(["10.2.2.0/24"]));
@@ -486,14 +486,14 @@ async fn each_account_says_how_much_of_its_vpc_is_shown_and_sees_no_more_of_the_
     assert_eq!(changed["vpcPeering"]["vpcInfo"]["exportPrefixes"], json!(["10.2.2.0/24"]), "it stays");
     let (code, error) = call(&controller, &two, Method::PUT, &set, json!({ "vpcId": a, "exportPrefixes": [] })).await;
     assert_eq!((code, error["details"][0]["reason"].as_str()), (403, Some("VpcPeerPurviewError")), "{error}");
-    // All of one's networks is shown, and the other one takes what does not overlap its own.
+    // One exports all, and the other one imports what does not overlap its own.
     done(&controller, &two, Method::PUT, &set, json!({ "exportPrefixes": [] })).await;
     let (code, error) = call(&controller, &one, Method::PUT, &set, json!({ "importPrefixes": [] })).await;
     assert_eq!((code, error["details"][0]["reason"].as_str()), (400, Some("VpcPeerCidrConflict")), "{error}");
     let (code, _) = call(&controller, &two, Method::POST, &set, json!({})).await;
     assert_eq!(code, 405);
 
-    // Both are told, and the trail says who did what, without the other's lists.
+    // Both get events, and the trail says who did what, without the other's lists.
     for (token, own) in [(&one, false), (&two, true)] {
         let events = show(&controller, token, &format!("{NORTH}/events?limit=100")).await["events"].clone();
         let told = events.as_array().unwrap().iter().filter(|it| it["type"] == "peering.prefixesChanged").count();

@@ -26,11 +26,11 @@ use std::{
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-/// The span of whoever calls.
+/// The span of the caller.
 const CALLER: &str = "00f067aa0ba902b7";
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
-/// What a request says that it belongs to.
+/// The parent span in a request.
 fn traceparent(flags: &str) -> String {
     format!("00-{TRACE}-{CALLER}-{flags}")
 }
@@ -150,7 +150,7 @@ async fn cloud(settings: &str, collector: &Collector) -> (Controller, [Agent; 2]
     (controller, agents)
 }
 
-/// Peers the VPCs, in a request that says to which span it belongs.
+/// Peers the VPCs, in a request with a parent span.
 async fn peer(controller: &Controller, traceparent: &str) {
     let body = json!({ "vpcPeeringName": "p", "vpcId": "v1", "remoteVpcId": "v2" });
     let request = controller.ask(Method::POST, "/admin/v1/peerings").bearer_auth(TOKEN).body(body.to_string());
@@ -178,7 +178,7 @@ async fn a_change_is_one_trace_from_the_call_to_the_kernels() {
     for agent in &agents {
         agent.recorder.flush(Duration::from_secs(20)).await;
     }
-    // What is left is sent before it ends.
+    // The remaining spans are exported at shutdown.
     controller.stop();
     let spans = collector.spans();
     assert!(spans.iter().all(|it| it.text("traceId") == TRACE), "nothing else is recorded: {spans:#?}");
@@ -190,7 +190,7 @@ async fn a_change_is_one_trace_from_the_call_to_the_kernels() {
     };
     let mut tree: Vec<String> = spans.iter().map(|it| format!("{} > {}", parent(it), it.key())).collect();
     tree.sort();
-    // How a change is sent, and how often a kernel is looked at, is the daemons' affair.
+    // How a change is sent, and how often a kernel is observed, is up to the daemons.
     tree.dedup();
     let mut expected = vec![
         "caller > POST /admin/v1/peerings".to_owned(),
@@ -231,10 +231,10 @@ async fn a_change_is_one_trace_from_the_call_to_the_kernels() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_recorded_where_no_collector_is_named() {
+async fn nothing_is_recorded_without_a_collector() {
     let collector = Collector::start().await;
     let address = loopback::unused();
-    // The agents would record what the controller told them to.
+    // The agents would record what the controller asks them to.
     let (controller, agents) = cloud(&format!("metrics_listen = '{address}'\n"), &collector).await;
     peer(&controller, &traceparent("01")).await;
     for agent in &agents {
@@ -248,7 +248,7 @@ async fn nothing_is_recorded_where_no_collector_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn operators_say_what_is_recorded_and_accounts_do_not() {
+async fn operators_decide_what_is_recorded_and_accounts_do_not() {
     let collector = Collector::start().await;
     let place = Place::new();
     place.settings(&collector.settings("0"));
@@ -284,7 +284,7 @@ async fn operators_say_what_is_recorded_and_accounts_do_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_does_not_answer_delays_nobody() {
-    // It accepts connections, as any that the kernel has room for, and never says a word.
+    // It accepts connections, as many as the kernel has room for, and never responds.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let dead = loopback::unused();
     for (url, fails) in [(dead, true), (silent.local_addr().unwrap(), false)] {
@@ -313,7 +313,7 @@ async fn a_collector_that_does_not_answer_delays_nobody() {
         let (code, _) = call(&controller, &token, Method::GET, "/v1/regions/north/vpcs", Value::Null).await;
         assert_eq!(code, 200);
         if asked.is_some() {
-            // Whoever waited for it would have seen what came of it first.
+            // If anything had waited for the collector, the result would have come first.
             for outcome in ["exported", "failed", "rejected"] {
                 let spans = format!("cps_controller_trace_spans_total{{outcome=\"{outcome}\"}}");
                 assert!(controller.metric(&metrics.to_string(), &spans).await < 1.0, "{outcome}");

@@ -1,4 +1,4 @@
-//! Webhooks: signed, in order, again until they are taken; and nowhere within the provider's network.
+//! Webhooks: signed, in order, retried until acknowledged; and nowhere within the provider's network.
 
 use crate::running::{Controller, Place, call, done};
 use axum::{
@@ -17,11 +17,11 @@ use std::sync::{Arc, Mutex};
 
 const NORTH: &str = "/v1/regions/north";
 
-/// Somebody who is sent events.
+/// An endpoint that receives events.
 #[derive(Clone, Default)]
 struct Endpoint {
     taken: Arc<Mutex<Vec<(HeaderMap, String)>>>,
-    /// What is answered to the next requests; 200 afterwards.
+    /// The responses to the next requests; 200 afterwards.
     answers: Arc<Mutex<Vec<u16>>>,
 }
 
@@ -33,7 +33,7 @@ async fn take(State(endpoint): State<Endpoint>, headers: HeaderMap, body: Bytes)
 }
 
 impl Endpoint {
-    /// Listens on a loopback address. Its URL.
+    /// Listens on a loopback address. Returns its URL.
     async fn listen(&self) -> String {
         let routes = Router::new().route("/hook", post(take)).route("/elsewhere", post(take).get(take));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -104,15 +104,15 @@ async fn hook(controller: &Controller, token: &str, url: &str, types: Value) -> 
 }
 
 #[tokio::test]
-async fn events_arrive_signed_in_order_again_until_they_are_taken_and_nobody_waits_for_the_dead() {
+async fn events_arrive_signed_in_order_and_retried_and_dead_endpoints_delay_nobody() {
     let (controller, one, two) = cloud("webhooks_allowed = ['127.0.0.0/8']\n").await;
     let (a, b) = (vpc(&controller, &one, "10.1.0.0/16").await, vpc(&controller, &two, "10.2.0.0/16").await);
-    // It fails twice, and is then redirected, which nobody follows.
+    // It fails twice, and then redirects, which is not followed.
     let (first, second, others) = (Endpoint::default(), Endpoint::default(), Endpoint::default());
     *first.answers.lock().unwrap() = vec![302, 500];
     let url = first.listen().await;
     let (id, secret) = hook(&controller, &one, &url, json!([])).await;
-    // Nobody listens there.
+    // No endpoint listens there.
     let (dead, _) = hook(&controller, &one, "http://127.0.0.1:9/", json!([])).await;
     let (_, chosen) = hook(&controller, &one, &second.listen().await, json!(["peering.rejected"])).await;
     let (_, of_two) = hook(&controller, &two, &others.listen().await, json!([])).await;
@@ -123,7 +123,7 @@ async fn events_arrive_signed_in_order_again_until_they_are_taken_and_nobody_wai
 
     let peering = peer(&controller, &one, "p", &a, ("two", &b)).await;
     let own = format!("{NORTH}/vpcPeerings/{peering}");
-    // Of the initiator's own words the receiver hears nothing.
+    // The initiator's own texts are not disclosed to the receiver.
     done(&controller, &one, Method::PUT, &own, json!({ "description": "mine" })).await;
     done(&controller, &two, Method::POST, &format!("{own}:rejectVpcPeering"), json!({})).await;
     let expected =
@@ -148,7 +148,7 @@ async fn events_arrive_signed_in_order_again_until_they_are_taken_and_nobody_wai
     let failing = done(&controller, &one, Method::GET, &format!("{NORTH}/webhooks/{dead}"), Value::Null).await;
     assert_eq!(failing["webhook"]["state"], "failing", "{failing}");
     assert!(failing["webhook"]["lastError"].as_str().unwrap().contains("refused"), "{failing}");
-    // Those of others are not there.
+    // Events of others are not sent.
     for (method, body) in
         [(Method::GET, Value::Null), (Method::PUT, json!({ "enabled": false })), (Method::DELETE, Value::Null)]
     {
@@ -175,7 +175,7 @@ async fn events_arrive_signed_in_order_again_until_they_are_taken_and_nobody_wai
     done(&controller, &one, Method::PUT, &path, body).await;
     done(&controller, &one, Method::DELETE, &path, Value::Null).await;
     assert_eq!(call(&controller, &one, Method::GET, &path, Value::Null).await.0, 404);
-    // What it is signed with is in no trail, nor is more of its URL than the host: with many services the path is a secret.
+    // The trail contains neither the secret nor more of the URL than the host: with many services the path is a secret.
     let trail = done(&controller, &one, Method::GET, "/v1/auditEntries?limit=1000", Value::Null).await.to_string();
     assert!(trail.contains("CreateWebhook") && trail.contains("ModifyWebhook"), "{trail}");
     assert!(!trail.contains("sealed") && !trail.contains("whsec") && !trail.contains("key=own"), "{trail}");
@@ -184,7 +184,7 @@ async fn events_arrive_signed_in_order_again_until_they_are_taken_and_nobody_wai
 }
 
 #[tokio::test]
-async fn urls_lead_to_the_public_internet_and_there_is_an_end_to_webhooks() {
+async fn urls_must_lead_to_the_public_internet_and_webhooks_are_limited() {
     let (controller, one, _) = cloud("webhooks_refused = ['93.184.216.0/24']\n").await;
     let path = format!("{NORTH}/webhooks");
     for url in [
@@ -205,7 +205,7 @@ async fn urls_lead_to_the_public_internet_and_there_is_an_end_to_webhooks() {
         let (code, error) = call(&controller, &one, Method::POST, &path, body).await;
         assert_eq!((code, &error["details"][0]["entry"]), (400, &json!("types")), "{error}");
     }
-    // A name may lead there, and is found out when it is resolved.
+    // A name may lead there, which is found out when it is resolved.
     let (id, _) = hook(&controller, &one, "https://localhost:9/", json!([])).await;
     for _ in 0..9 {
         hook(&controller, &one, "https://hooks.invalid/", json!([])).await;
@@ -229,7 +229,7 @@ async fn urls_lead_to_the_public_internet_and_there_is_an_end_to_webhooks() {
 }
 
 #[tokio::test]
-async fn operators_are_told_where_a_name_leads_and_webhooks_go_with_their_region() {
+async fn operators_see_where_a_name_leads_and_webhooks_are_removed_with_their_region() {
     let (controller, one, _) = cloud("").await;
     let added = controller.operator(Method::POST, "/admin/v1/webhooks", json!({ "url": "https://localhost:9/" })).await;
     let own = format!("/admin/v1/webhooks/{}", added["webhook"]["webhookId"].as_str().unwrap());
@@ -241,7 +241,7 @@ async fn operators_are_told_where_a_name_leads_and_webhooks_go_with_their_region
         shown["webhook"]["lastError"].as_str().is_some_and(|it| it.contains("no address of the public internet"))
     })
     .await;
-    // Two regions, one of which goes with the webhook that an account has there.
+    // Two regions, one of which is removed with the webhook that an account has there.
     let both = json!({ "name": "it", "regions": [{ "id": "south" }, { "id": "west" }] });
     controller.operator(Method::POST, "/admin/v1/apply", both).await;
     let body = json!({ "url": "https://hooks.invalid/" });

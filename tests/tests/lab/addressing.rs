@@ -1,4 +1,4 @@
-//! Families, several CIDRs, several ports, single addresses: the shapes that a VPC may have.
+//! Families, several CIDRs, several ports, single addresses: the forms that a VPC can have.
 
 use crate::{NORTH, a_and_b, do_not_reach_each_other, is_unreachable, reach_each_other, two_hosts};
 use anyhow::{Result, ensure};
@@ -124,7 +124,7 @@ fn a_port_may_be_named_by_an_alternative_name_of_its_interface() -> Result<()> {
     lab.wait_in_sync()?;
     let (a, b, host) = (lab.server("h1", "eth1"), lab.server("h2", "eth1"), lab.host("h1"));
     reach_each_other(a, b)?;
-    // Whose name is taken away is no port any more.
+    // An interface that has lost the name is no longer the port.
     host.netns().ip("link property del dev late9 altname eth1")?;
     wait::until("the port is missing", PATIENCE, || {
         let report = host.report()?;

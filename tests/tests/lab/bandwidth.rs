@@ -1,4 +1,4 @@
-//! One limit on one host: it holds, it changes in place, it is healed, and what passes is counted.
+//! One limit on one host: it holds, changes in place, is repaired, and traffic is counted.
 
 use super::*;
 use crate::{
@@ -37,7 +37,7 @@ fn limited() -> Topology {
 }
 
 /// Sends more than the limit lets pass, until as much has arrived as it lets pass in two seconds; how long that takes on a busy
-/// machine says nothing.
+/// machine proves nothing.
 fn flood(from: &Server, to: &Server, address: IpAddr) -> Result<Record> {
     let stream = Stream::of_size(from.netns(), to.netns(), address, FLOOD, DATAGRAM)?;
     wait::until("what passes in two seconds", Duration::from_mins(1), || {
@@ -48,7 +48,7 @@ fn flood(from: &Server, to: &Server, address: IpAddr) -> Result<Record> {
     stream.stop()
 }
 
-/// The devices with an HTB, and everything that `tc` says of one of them.
+/// The devices with an HTB, and the whole output of `tc` for one of them.
 fn shaped(netns: &Netns) -> Result<Vec<String>> {
     let qdiscs: Value = serde_json::from_str(&netns.exec("tc -j qdisc show")?.ok()?)?;
     let htb = qdiscs.as_array().into_iter().flatten().filter(|qdisc| qdisc["kind"] == "htb");
@@ -77,7 +77,7 @@ fn a_limit_holds_in_both_directions_and_families_and_only_between_regions() -> R
             let record = flood(from, to, address)?;
             let most = most_within_a_second(std::slice::from_ref(&record))? / FRAME * frame;
             // A burst of a hundredth, and a tick by which frames arrive late.
-            // That it is not far less, the bench measures.
+            // That it is not far less is measured by the bench.
             ensure!(most <= CAP + CAP / 50 + 2 * frame, "{address}: {most} bytes within a second");
         }
     }
@@ -109,7 +109,7 @@ fn a_limit_changes_in_place_under_a_running_stream() -> Result<()> {
                 ensure!((0.98..=1.0).contains(&part), "{classes}");
                 Ok(Some(()))
             })?;
-            // How much passes then is measured by the bench: here, that it goes on.
+            // How much passes then is measured by the bench: here, that it continues.
             let before = stream.received();
             wait::until("frames go on", PATIENCE, || Ok((stream.received() > before + 100).then_some(())))?;
         }
@@ -125,7 +125,7 @@ fn a_limit_changes_in_place_under_a_running_stream() -> Result<()> {
     Ok(())
 }
 
-/// Behind a packet that was sent as a whole, the kernel has so many tokens less than none: the time that it takes, in ticks of
+/// After a packet that was sent as a whole, the kernel's tokens are negative by the time that it takes, in ticks of
 /// 64 ns.
 #[test]
 fn what_a_sender_has_joined_is_taken_apart_before_a_slow_limit() -> Result<()> {
@@ -201,7 +201,7 @@ fn what_passes_is_counted_over_devices_and_agents_that_come_and_go() -> Result<(
         thread::sleep(Duration::from_secs(1));
         let record = stream.stop()?;
         ensure!(record.receipts.len() > 100, "only {} of {} arrive", record.receipts.len(), record.sent);
-        // When the sender is held up, what it then sends at once is more than the limit lets through.
+        // When the sender is delayed, what it then sends in a burst is more than the limit lets through.
         Ok([record.receipts.len() as u64 * FRAME, record.sent * FRAME])
     };
     let mut counted = sent(&lab)?;

@@ -1,5 +1,5 @@
-//! What somebody does to our objects so that they are not ours any more, or puts in our way: the VPC fails closed, it is said, and
-//! it comes back when the conflict is over.
+//! Others change our objects so that they are no longer ours, or put objects in our way: the VPC fails closed, the conflict is reported, and
+//! the VPC works again when it is over.
 
 use crate::{
     drift::{Names, differences, peered},
@@ -88,7 +88,7 @@ fn what_is_in_conflict_fails_closed_and_comes_back() -> Result<()> {
     let mut failed = Vec::new();
     for case in CASES {
         let closed = || -> Result<()> {
-            // Somewhere outside that table main leads to, and the host itself.
+            // An address outside that table main leads to, and the host itself.
             let asked = ["192.0.2.2", OF_THE_HOST].map(|address| {
                 a.netns()
                     .command("ping")
@@ -97,7 +97,7 @@ fn what_is_in_conflict_fails_closed_and_comes_back() -> Result<()> {
                     .spawn()
             });
             let heard = echoes(lab.host("h2").netns())?;
-            // All of it is there before the agent sees any of it.
+            // All of it is in place before the agent sees any of it.
             let agent = Pid::from_raw(lab.host("h1").agent_pid().context("no agent runs")?.try_into()?);
             kill(agent, Signal::SIGSTOP)?;
             let broken = shell(host, &names.filled(case.breaks));
@@ -117,7 +117,7 @@ fn what_is_in_conflict_fails_closed_and_comes_back() -> Result<()> {
             for family in ["-4", "-6"] {
                 let rules = host.ip(&format!("{family} rule show"))?;
                 ensure!(rules.contains("1001:") && !rules.lines().any(|rule| rule.starts_with("0:")), "{rules}");
-                // As long as there is a VRF on the table, it does not lead on to table main.
+                // As long as a VRF uses the table, it does not fall through to table main.
                 let in_use = host.ip("-d link show type vrf")?.contains(&names.filled("table {table}"));
                 let routes = host
                     .ip(&names.filled(&format!("{family} route show table {{table}} proto 67")))
@@ -150,7 +150,7 @@ fn a_vpc_that_is_removed_in_conflict_leaves_no_port_up() -> Result<()> {
     let host = lab.host("h1").netns();
     let names = Names::of(host)?;
     shell(host, &names.filled("ip link set {vrf} group 0"))?;
-    // Somebody else has a device in it, too.
+    // Another program has a device in it, too.
     shell(
         host,
         &names.filled("ip link add theirs type dummy; ip link set theirs master {vrf}; ip link set theirs up"),
@@ -201,7 +201,7 @@ fn rules_before_ours_are_reported_and_make_nothing_flap() -> Result<()> {
         host.ip(&rule.replace(" add ", " del "))?;
         lab.wait_for_agent("h1")?;
     }
-    // None of a tenant's packets can be meant.
+    // It can match none of a tenant's packets.
     let passes = lab.host("h1").report()?.counters.passes;
     for rule in [
         "rule add pref 20 from 198.18.0.0/15 lookup 500",
@@ -236,14 +236,14 @@ fn what_somebody_keeps_changing_back_is_left_alone_for_a_while_and_said() -> Res
     let mut somebody = host.command("sh").args(["-c", fight]).spawn().context("nobody fights")?;
     let told = reported_within(&lab, "another program keeps changing it back", Duration::from_mins(1));
     let during = repaired()?;
-    // Nobody repairs it now, and everything else goes on.
+    // Nobody repairs it now, and everything else continues.
     let x = reach_each_other(lab.server("h1", "eth2"), lab.server("h2", "eth1"));
     let rested = repaired()?;
     somebody.kill()?;
     somebody.wait()?;
     let told = told?;
     ensure!(told.object.contains("10.1.0.1/24"), "{told:?}");
-    // (With the last address of a port the kernel takes routes away, too.)
+    // (With the last address of a port the kernel removes routes, too.)
     ensure!(during - before < 200 && rested - during < 20, "{before}, {during}, {rested}");
     x?;
     wait::until("peace", Duration::from_secs(40), || {
@@ -264,7 +264,7 @@ fn is_up(netns: &Netns, device: &str) -> Result<bool> {
     Ok(flags.iter().any(|flag| flag == "UP"))
 }
 
-/// Nothing came back.
+/// No reply came.
 fn silent(ping: &Ping) -> bool {
     !ping.answered
 }

@@ -1,4 +1,4 @@
-//! Peered VPCs reach each other (C1), a VPC spans hosts (C8), routes come and go by themselves (C4), and peering is not
+//! Peered VPCs reach each other (C1), a VPC spans hosts (C8), routes are added and removed automatically (C4), and peering is not
 //! transitive (C2).
 
 use crate::{EAST, NORTH, a_and_b, do_not_reach_each_other, is_unreachable, reach_each_other, routes, two_hosts};
@@ -67,7 +67,7 @@ fn gateways_of_peers_answer_on_whichever_host_they_are() -> Result<()> {
             lab.host("h1").netns().exec(&line)?.ok()?;
         }
     }
-    // What is forged does not get there either.
+    // Forged packets do not get there either.
     a.netns().ip("addr add 203.0.113.9/32 dev lo")?;
     assert!(!a.ping_with("10.2.0.1", &["-I", "203.0.113.9"])?.answered);
     Ok(())

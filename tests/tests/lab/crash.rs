@@ -1,6 +1,6 @@
 //! Crash matrix on the real kernel: the agent is killed after each operation of a plan and started again on its ledger.
 //!
-//! All the while another peering's streams run, and tenants send to where they must not get: to addresses that table main of the
+//! Meanwhile another peering's streams run, and tenants send to where they must not get: to addresses that table main of the
 //! host leads to a canary, to another VPC that has the very addresses of their peer, to VPCs that are no peers, to the host.
 
 use crate::{NORTH, drift::differences, two_hosts};
@@ -83,8 +83,8 @@ fn crash_again_and_again_from_a_bare_host_and_back() -> Result<()> {
     let built = matrix.settled(&all)?;
     matrix.settled(&nothing)?;
     let monitor = Monitor::start(matrix.lab.host("h1").netns())?;
-    // What a teardown gives a port back it gives it in each life, as nobody can tell whether it was done: it takes more
-    // than these 18 operations to get on.
+    // What a teardown restores on a port it restores in each life, since it cannot be known whether it was done: it takes more
+    // than these 18 operations to make progress.
     for (config, operations, least) in [(&all, 1, 40), (&nothing, 20, 2)] {
         matrix.store(config)?;
         let mut lives = 0;
@@ -118,7 +118,7 @@ fn what_a_crash_within_an_operation_leaves_is_made_up_for() -> Result<()> {
     let peers: Vec<&str> = peer.split_whitespace().filter(|word| word.starts_with("cpspeer")).collect();
     let [one, other] = peers[..] else { bail!("two peering devices are expected: {peer}") };
     let group = |number: u32| format!("link set {one} group {number}");
-    // A device is given its alias and told to make up no address once it is there; devices are marked before they are removed
+    // A device gets its alias and loses its automatic address once it exists; devices are marked before they are removed
     // all in one call.
     let left = [
         vec![
@@ -134,7 +134,7 @@ fn what_a_crash_within_an_operation_leaves_is_made_up_for() -> Result<()> {
         host.ip_batch(&lines)?;
         matrix.store(&all)?;
         matrix.live()?;
-        // Nothing depends on which of the two groups of ours it is in.
+        // Nothing depends on which of our two groups it is in.
         let mut difference = differences(&built, &matrix.lab.host("h1").snapshot()?);
         difference.retain(|line| !line.contains("group: 1129337601 now 1129337602"));
         ensure!(difference.is_empty(), "{lines:?}:\n{}", difference.join("\n"));
@@ -148,7 +148,7 @@ struct Matrix {
     lab: Lab,
     without_c: Value,
     with_c: Value,
-    /// What the next configuration is numbered.
+    /// The number of the next configuration.
     number: u64,
     agent: Option<Child>,
 }
@@ -216,7 +216,7 @@ impl Matrix {
         no_tenants_route_in_main(&monitor.stop()?)
     }
 
-    /// The host when an agent has brought it to a configuration undisturbed.
+    /// The host after an agent has applied a configuration undisturbed.
     fn settled(&mut self, config: &Value) -> Result<Snapshot> {
         self.store(config)?;
         self.live()?;
@@ -267,7 +267,7 @@ impl Matrix {
         self.lab.host("h1").netns().within(|| Ok(command.spawn()?))
     }
 
-    /// Whether an agent on h1 answers that it is through with the newest configuration.
+    /// Whether the agent on h1 reports the newest configuration as applied.
     fn in_sync(&self) -> Result<bool> {
         let agent = self.lab.host("h1").endpoint();
         let report: HostReport = agent.call("GET", agent_api::STATUS_PATH, None)?;
@@ -300,7 +300,7 @@ fn end(mut agent: Child) -> Result<()> {
     Ok(())
 }
 
-/// Tenants that send to where they must not get, and who listens there.
+/// Tenants that send to where they must not get, and listeners there.
 struct Watch {
     canary: Canary,
     listeners: Vec<(&'static str, Listener, &'static [&'static str])>,
@@ -314,7 +314,7 @@ impl Watch {
         let addresses = |texts: &[&str]| -> Result<Vec<IpAddr>> {
             Ok(texts.iter().map(|it| it.parse()).collect::<Result<_, _>>()?)
         };
-        // That a packet in table main gets to the canary at all.
+        // A packet in table main does get to the canary.
         let control = Prober::start("control", host, &addresses(&["10.4.0.2", "fd00:4::2"])?)?;
         wait::until("the canary hears what is in table main", PATIENCE, || {
             Ok(canary.heard()?.get("control").is_some_and(|count| *count > 4).then_some(()))
@@ -351,7 +351,7 @@ impl Watch {
         Ok(Watch { canary, listeners, _probers: probers })
     }
 
-    /// Nobody heard anybody but its peer.
+    /// Nobody received anything from others than its peer.
     fn saw_nothing_forbidden(&self) -> Result<()> {
         let mut main = self.canary.heard()?;
         main.remove("control");
@@ -363,7 +363,7 @@ impl Watch {
         Ok(())
     }
 
-    /// The peers heard each other, so somebody did send.
+    /// The peers received each other's packets, so they did send.
     fn saw_what_is_allowed(&self) -> Result<()> {
         for (name, listener, may_hear) in &self.listeners {
             let heard = listener.heard()?;

@@ -1,4 +1,4 @@
-//! What somebody does to our objects by hand is undone: the kernel becomes what it was, the agent counts the repair, and
+//! Changes of our objects by others are undone: the kernel becomes what it was, the agent counts the repair, and
 //! packets go where they should. One lab serves many cases, one after the other.
 
 use crate::{NORTH, reach_each_other, two_hosts};
@@ -17,7 +17,7 @@ use nix::{
 use serde_json::Value;
 use std::{fs, time::Duration};
 
-/// How often the agents compare without a reason where the kernel does not announce what is done.
+/// How often the agents compare without an event where the kernel does not announce changes.
 const RESYNC: Duration = Duration::from_secs(2);
 
 /// What is done by hand: what it is, and lines for a shell on h1, with names in braces for what [`Names`] knows.
@@ -44,7 +44,7 @@ fn routes_that_are_removed_or_led_astray_are_healed() -> Result<()> {
         ("what the kernel made in a table, of IPv4", "ip route flush table {table} type local"),
         ("what the kernel made in a table, of IPv6", "ip -6 route flush table {table} type local"),
         (
-            // (On the peering device IPv6 has a route for multicast, which nothing uses: all neighbours are permanent.)
+            // (On the peering device IPv6 has a route for multicast, which is unused: all neighbours are permanent.)
             "all of a table that leads to a port, whoever made it",
             "ip route flush table {table} || true; ip -6 route flush table {table} dev eth1 || true",
         ),
@@ -200,7 +200,7 @@ fn every_kind_of_drift_at_once_is_healed_and_another_peerings_streams_lose_nothi
     let (before, repaired) = (state()?, host.report()?.counters.drift_repaired);
     let (x, y) = (lab.server("h1", "eth8"), lab.server("h2", "eth9"));
     let streams = [Stream::start(x, y, y.ipv4()?, 1000)?, Stream::start(y, x, x.ipv6()?, 1000)?];
-    // All of it is there before the agent sees any of it.
+    // All of it is in place before the agent sees any of it.
     let agent = Pid::from_raw(host.agent_pid().context("no agent runs")?.try_into()?);
     kill(agent, Signal::SIGSTOP)?;
     let damaged = host.netns().sh(&names.filled(EVERYTHING_AT_ONCE));
@@ -224,7 +224,7 @@ fn every_kind_of_drift_at_once_is_healed_and_another_peerings_streams_lose_nothi
     reach_each_other(lab.server("h1", "eth1"), lab.server("h1", "eth2"))
 }
 
-/// Objects of ours removed, changed and made twice. A's VRF stays, B's goes with all that is in it.
+/// Objects of ours removed, changed and duplicated. A's VRF stays, B's is removed with everything in it.
 const EVERYTHING_AT_ONCE: &str = "\
     ip route del 10.2.1.0/24 table {table}
     ip route replace 10.2.0.0/16 dev eth1 table {table} metric 4278198272 proto 67
@@ -306,13 +306,13 @@ fn heals_in(lab: &Lab, cases: &[Case]) -> Result<()> {
     Ok(())
 }
 
-/// How the kernel differs from before. The Ethernet address of a VRF means nothing: no packet carries it, and a new VRF
+/// How the kernel differs from before. The MAC address of a VRF does not matter: no packet carries it, and a new VRF
 /// gets another.
 pub(crate) fn differences(before: &Snapshot, now: &Snapshot) -> Vec<String> {
     let difference = now.since(before);
     let only_address =
         |line: &String| line.starts_with("~ link ifname cpsvrf") && line.contains("  address:") && !line.contains(',');
-    // A tunnel says that it is up only after it was down: the kernel knows no more of it.
+    // A tunnel's state is "up" only after it was down, else unknown.
     let only_state = |line: &String| line.ends_with("  operstate: UNKNOWN now UP");
     let changed = difference.changed.into_iter().filter(|line| !only_address(line) && !only_state(line));
     difference.gone.into_iter().chain(difference.new).chain(changed).collect()
@@ -337,7 +337,7 @@ fn filters(netns: &Netns) -> Result<Vec<String>> {
 /// A prefix of B on the other host, where there is one.
 const TO_THE_PEER: &str = "10.2.1.0/24";
 
-/// What the numbers and names of h1's objects are.
+/// The numbers and names of h1's objects.
 pub(crate) struct Names(Vec<(&'static str, String)>);
 
 impl Names {
@@ -352,7 +352,7 @@ impl Names {
             .iter()
             .find(|nexthop| {
                 let device = nexthop["dev"].as_str().unwrap_or_default();
-                // `ip link show` of a device that is named looks at no master.
+                // `ip link show` with a device name ignores `master`.
                 let is_ours = device.starts_with("cpspeer") && master(device).is_ok_and(|master| master == vrf);
                 is_ours && routes.first().is_none_or(|route| route["nhid"] == nexthop["id"])
             })

@@ -41,7 +41,7 @@ fn destinations(lab: &Lab, host: &str) -> Result<BTreeMap<String, BTreeSet<Strin
 #[test]
 fn a_vpc_with_fifty_peers_reaches_each_and_none_of_them_another() -> Result<()> {
     let lab = Lab::in_sync(hub(2))?;
-    // Of their own accord, dummy devices resolve no neighbours.
+    // By default, dummy devices do not resolve neighbours.
     let ports = (3..=PEERS).flat_map(|n| [format!("link add port{n} type dummy"), format!("link set port{n} arp on")]);
     lab.host("h2").netns().ip_batch(&ports.collect::<Vec<_>>())?;
     lab.controller().apply(&hub(PEERS).build(), false)?;
@@ -71,7 +71,7 @@ fn a_hundred_create_and_delete_cycles_leave_nothing() -> Result<()> {
     lab.wait_in_sync()?;
     lab.kill_controller()?;
     let mut peered = lab.ledger("h1")?;
-    // With everything that hangs on a side, a shaper, too.
+    // With everything that belongs to a side, a shaper, too.
     let sides = peered["sides"].as_object_mut().context("no sides")?;
     sides.values_mut().for_each(|side| side["limit"] = json!({ "bandwidth_mbit": 100, "share": 1_000_000 }));
     let mut unpeered = peered.clone();

@@ -1,4 +1,4 @@
-//! Pitfalls that other systems fell into: what is in the way, what is lost, what hangs, and what is left behind.
+//! Pitfalls known from other systems: obstacles, lost events, hanging connections, and leftovers.
 
 use crate::{
     NORTH, a_and_b,
@@ -28,7 +28,7 @@ use std::{
 /// How long a daemon waits for the head of a request, and a little.
 const HEADER_LIMIT: Duration = Duration::from_secs(13);
 
-/// How long a daemon takes to end while requests are under way, and a little.
+/// How long a daemon takes to stop while requests are in progress, and a little.
 const GRACE: Duration = Duration::from_secs(7);
 
 #[test]
@@ -114,7 +114,7 @@ fn links_that_go_down_and_up_are_healed() -> Result<()> {
     let names = Names::of(host.netns())?;
     let before = host.snapshot()?;
     for device in ["{peer}", "eth1", UPLINK].map(|device| names.filled(device)) {
-        // The kernel takes the routes of a device that goes down; those of the underlay are not the agent's.
+        // The kernel removes the routes of a device that goes down; those of the underlay are not the agent's.
         let routes = if device == UPLINK { host.netns().ip("-4 route show dev uplink")? } else { String::new() };
         host.netns().ip(&format!("link set {device} down"))?;
         host.netns().ip(&format!("link set {device} up"))?;
@@ -272,7 +272,7 @@ fn reported(lab: &Lab, name: &str) -> Result<Problem> {
     })
 }
 
-/// A connection on which a request was begun and not ended.
+/// A connection with an incomplete request.
 fn half_sent(from: &Netns, to: SocketAddr) -> Result<TcpStream> {
     from.within(|| {
         let mut stream = TcpStream::connect_timeout(&to, SOON)?;
@@ -282,7 +282,7 @@ fn half_sent(from: &Netns, to: SocketAddr) -> Result<TcpStream> {
     })
 }
 
-/// The other end closes the connection before the limit is over.
+/// The peer closes the connection within the limit.
 fn is_closed(mut stream: TcpStream) -> Result<()> {
     match stream.read_to_end(&mut Vec::new()) {
         Ok(_) => Ok(()),

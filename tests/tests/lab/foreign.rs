@@ -1,4 +1,4 @@
-//! Teardown leaves nothing of ours, and what is not ours is never touched.
+//! Teardown leaves nothing of ours, and foreign objects are never touched.
 
 use crate::{EAST, NORTH, a_and_b, reach_each_other, two_hosts};
 use anyhow::{Result, ensure};
@@ -43,7 +43,7 @@ fn teardown_leaves_nothing() -> Result<()> {
 fn foreign_objects_survive() -> Result<()> {
     let lab = Lab::new(a_and_b())?;
     let netns = lab.host("h1").netns();
-    // Other people's: a VRF, a VXLAN on another port, next hops, routes and rules, some of them much like ours.
+    // Foreign: a VRF, a VXLAN on another port, next hops, routes and rules, some of them much like ours.
     netns.ip_batch(
         &[
             "link add other type vrf table 500",
@@ -64,7 +64,7 @@ fn foreign_objects_survive() -> Result<()> {
         ]
         .map(str::to_owned),
     )?;
-    // Filters beside which ours are: of what is sent, behind ours, and on a qdisc of another kind.
+    // Filters beside ours: at egress, after ours, and on a qdisc of another kind.
     let filters = |netns: &Netns| -> Result<String> {
         let script = "tc qdisc show | grep -E 'clsact|ingress'; for device in uplink other othervx; do \
                       tc filter show dev $device egress; tc filter show dev $device ingress; done";

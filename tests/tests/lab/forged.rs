@@ -1,4 +1,4 @@
-//! Frames that a hostile tenant forges: none gets where an honest one could not get (C6, C7), and none changes anything for
+//! Frames that a hostile tenant forges: none reaches what an honest one could not reach (C6, C7), and none affects
 //! others (C10), whatever the host's other settings are.
 
 use crate::{NORTH, reach_each_other, two_hosts};
@@ -26,7 +26,7 @@ fn three() -> Topology {
         .peering("vpc-b", "vpc-c")
 }
 
-/// What opens a host whose filters depend on it.
+/// Settings that open a host whose filters depend on them.
 const LOOSE: [&str; 3] =
     ["net.ipv4.conf.all.rp_filter=2", "net.ipv4.udp_l3mdev_accept=1", "net.ipv4.conf.all.accept_redirects=1"];
 
@@ -47,7 +47,7 @@ fn taken_so_far(server: &Server) -> Result<u64> {
     Ok(heard.echo_requests + heard.datagrams)
 }
 
-/// Sends frames from a server, and then an honest one to each of the others. How many of the former these took.
+/// Sends frames from a server, and then an honest one to each of the others. Returns how many of the former these received.
 fn taken(lab: &Lab, from: &Server, others: &[&Server], frames: &[Vec<u8>]) -> Result<u64> {
     let gateway = mac(lab.host(from.host.as_str()).netns(), &from.interface.as_str())?;
     let sum = || others.iter().map(|server| taken_so_far(server)).sum::<Result<u64>>();
@@ -107,7 +107,7 @@ fn forged_sources_get_through_in_no_form() -> Result<()> {
         sent.push(ethernet(gateway, if kind == IPV4 { IPV6 } else { IPV4 }, packet));
     }
     assert_eq!(taken(&lab, a, &[b, far], &sent)?, 0, "forged packets came through");
-    // Tags that the interface puts on, as the kernel keeps them beside the frame.
+    // Tags that the interface inserts, as the kernel keeps them beside the frame.
     a.netns().ip_batch(&["link add link eth0 name tags type vlan id 0".into(), "link set tags up".into()])?;
     let untagged: Vec<_> =
         packets.iter().map(|packet| ethernet(gateway, if packet[0] >> 4 == 4 { IPV4 } else { IPV6 }, packet)).collect();
@@ -129,8 +129,8 @@ fn with_options(packet: &[u8], options: &[u8]) -> Result<Vec<u8>> {
     Ok(with)
 }
 
-/// C6: a packet that names the routers on its way itself reaches nobody that its sender could not reach, though the host's routers
-/// would take part in it.
+/// C6: a source-routed packet reaches nothing that its sender could not reach, though the host's routers
+/// would forward it.
 #[test]
 fn no_packet_takes_a_way_of_its_own() -> Result<()> {
     let lab = Lab::in_sync(three().port("vpc-c", "h2", "eth2", &["10.3.1.1/24", "fd00:3:0:1::1/64"]))?;
@@ -141,7 +141,7 @@ fn no_packet_takes_a_way_of_its_own() -> Result<()> {
     for c in others {
         reach_each_other(b, c)?;
     }
-    // Everybody takes part. A packet that comes into a VRF out of another is led on only with `ip_forward`.
+    // All hosts accept source routes. A packet that enters a VRF from another one is forwarded only with `ip_forward`.
     let hosts = ["h1", "h2"].map(|host| lab.host(host).netns());
     for netns in hosts.into_iter().chain(others.map(Server::netns)) {
         let files = "ipv4/conf/*/accept_source_route ipv6/conf/*/seg6_enabled ipv6/conf/*/rpl_seg_enabled";
@@ -171,7 +171,7 @@ fn no_packet_takes_a_way_of_its_own() -> Result<()> {
         for router in ["fd00:1::1", "fd00:2::1", "fd00:2:0:1::1"].map(address) {
             let datagram = &udp(own6, c.ipv6()?, 7, b"by a way")[40..];
             let (to, by) = (octets(c.ipv6()?), octets(router));
-            // RFC 8754, RFC 6554, and the one that kernels do not take any more (RFC 5095).
+            // RFC 8754, RFC 6554, and the one that kernels no longer accept (RFC 5095).
             let segments = [&[UDP, 4, 4, 1, 1, 0, 0, 0], to.as_slice(), &by, datagram].concat();
             let short = [3, 0].map(|kind| [&[UDP, 2, kind, 1, 0, 0, 0, 0], to.as_slice(), datagram].concat());
             for header in [segments].into_iter().chain(short) {
@@ -187,7 +187,7 @@ fn no_packet_takes_a_way_of_its_own() -> Result<()> {
     let quiet = heard()?;
     assert_eq!(taken(&lab, a, &[b, far], &sent)?, 0);
     assert_eq!(heard()?, quiet, "C heard of A");
-    // Options that change no way are theirs: record route.
+    // Options that change no route are the tenants' own: record route.
     let record = with_options(&udp(own4, b.ipv4()?, 7, b"recorded"), &[7, 7, 4, 0, 0, 0, 0, 0])?;
     assert_eq!(taken(&lab, a, &[b], &[ethernet(gateway, IPV4, &record)])?, 1);
     assert!(lab.host("h1").report()?.in_sync());
@@ -203,7 +203,7 @@ fn tunnels_of_the_host_take_nothing_from_tenants() -> Result<()> {
     let (a, b, c) = (lab.server("h1", "eth1"), lab.server("h1", "eth2"), lab.server("h1", "eth3"));
     let host = lab.host("h1").netns();
     host.sysctl(&LOOSE)?;
-    // With the first tunnel of its kind, the kernel makes one that takes everything; there may be it already.
+    // With the first tunnel of its kind, the kernel creates one that accepts everything; it may exist already.
     for kind in ["ipip", "sit", "gre", "ip6tnl"] {
         host.exec(&format!("ip link add first type {kind}"))?;
     }
@@ -230,7 +230,7 @@ fn tunnels_of_the_host_take_nothing_from_tenants() -> Result<()> {
         packets.push(ip(own6, to, 60, &options(41, &inner6)));
         packets.push(ip(own6, to, 0, &options(60, &options(4, &inner4))));
     }
-    // Into the device of B's side that C's packets come in by: everything is right but where it comes from.
+    // Into the device of B's side by which C's packets arrive: everything is right but the source.
     let vnis = lab.ledger("h1")?["sides"].as_object().context("no sides")?.keys().cloned().collect::<Vec<_>>();
     for vni in &vnis {
         let device = format!("cpspeer{vni}");
@@ -257,7 +257,7 @@ fn tunnels_of_the_host_take_nothing_from_tenants() -> Result<()> {
             assert_eq!(rx["packets"].as_u64(), Some(0), "{name} {rx}");
         }
     }
-    // What tenants encapsulate among themselves is theirs.
+    // What tenants encapsulate among themselves passes.
     let (from, to) = (a.ipv4()?, b.ipv4()?);
     let theirs: Vec<_> = [vxlan(from, to, 7, &[0; 64])].iter().map(|packet| ethernet(gateway, IPV4, packet)).collect();
     assert_eq!(taken(&lab, a, &[b], &theirs)?, 1);
@@ -339,7 +339,7 @@ fn errors_of_tenants_change_no_path_of_the_host() -> Result<()> {
                         (50, [0; 8]),
                     ] {
                         let quoted = ip(from, about, protocol, &body);
-                        // What the kernel does with rarer kinds depends on nothing but what they quote.
+                        // What the kernel does with rarer kinds depends only on what they quote.
                         let kinds = if protocol == UDP { &ERRORS4[..] } else { &ERRORS4[..2] };
                         for (kind, code, field) in kinds.iter().copied() {
                             packets.push(icmp(own4, to, kind, code, &[&field, quoted.as_slice()].concat()));
@@ -381,7 +381,7 @@ fn errors_of_tenants_change_no_path_of_the_host() -> Result<()> {
             .collect();
         frames::send(server.netns(), NIC, &frames)?;
     }
-    // What comes behind them has gone the same ways.
+    // The frames after them took the same paths.
     reach_each_other(a, b)?;
     reach_each_other(a, far)?;
     let now = paths()?;
@@ -395,7 +395,7 @@ fn honest_traffic_goes_on() -> Result<()> {
     let (a, b, far) = (lab.server("h1", "eth1"), lab.server("h1", "eth2"), lab.server("h2", "eth1"));
     let host = lab.host("h1").netns();
     for server in [a, b] {
-        // Neighbours are found anew, addresses are checked for being taken, groups are joined.
+        // Neighbours are resolved anew, addresses are checked for duplicates, groups are joined.
         server.netns().sysctl(&["net.ipv6.conf.eth0.accept_dad=1", "net.ipv6.conf.eth0.dad_transmits=1"])?;
         server.netns().ip("neigh flush dev eth0")?;
         host.ip(&format!("neigh flush dev {}", server.interface))?;
@@ -408,9 +408,9 @@ fn honest_traffic_goes_on() -> Result<()> {
     reach_each_other(a, far)?;
     let groups = host.ip("maddr show dev eth1")?;
     assert!(groups.contains("ff02::2"), "{groups}");
-    // In pieces, to peers and to the gateway.
+    // In fragments, to peers and to the gateway.
     for to in [b.ipv4()?, b.ipv6()?, far.ipv4()?, far.ipv6()?, address("10.1.0.1"), address("fd00:1::1")] {
-        // The first one may say what fits the path.
+        // The first one may announce the path MTU.
         wait::until("a long ping", PATIENCE, || {
             let ping = a.ping_with(to, &["-s", "4000"])?;
             ensure!(ping.answered, "{} {}", ping.line, ping.output);
@@ -436,7 +436,7 @@ fn honest_traffic_goes_on() -> Result<()> {
     Ok(())
 }
 
-/// Sends to a port where nobody listens, and hears that.
+/// Sends to a port without a listener, and receives the error.
 const CLOSED_PORT: &str = "import socket, sys
 to = sys.argv[1]
 s = socket.socket(socket.AF_INET6 if ':' in to else socket.AF_INET, socket.SOCK_DGRAM)
@@ -450,7 +450,7 @@ sys.exit('no error came')";
 #[test]
 fn vlans_are_ports_of_their_own() -> Result<()> {
     let mut lab = Lab::builder(three()).build()?;
-    // The link of A's port carries C's as well, which is a VLAN on top of it.
+    // The link of A's port also carries C's, which is a VLAN on top of it.
     let host = lab.host("h1").netns();
     host.ip("link del eth3")?;
     host.ip("link add link eth1 name eth3 type vlan id 7")?;
@@ -480,7 +480,7 @@ fn vlans_are_ports_of_their_own() -> Result<()> {
     reach_each_other(a, b)?;
     reach_each_other(c, b)?;
     reach_each_other(c, far)?;
-    // Forged as before on both, and with a second tag; a VLAN without a device is nobody's.
+    // Forged as before on both, and with a second tag; a VLAN without a device belongs to nobody.
     let host = lab.host("h1").netns();
     host.sysctl(&LOOSE)?;
     let mut sent = Vec::new();

@@ -1,5 +1,5 @@
-//! A hostile tenant's frames and a clumsy operator's commands, at random and for a bounded time. The seed is always the same, so that
-//! a run can be repeated: `CPS_PEERING_FUZZ_SEED` takes another one, `CPS_PEERING_FUZZ_S` more seconds. What failed tells its seed.
+//! Random frames of a hostile tenant and random commands of a careless operator, for a limited time. The seed is always the same, so that
+//! a run can be repeated: `CPS_PEERING_FUZZ_SEED` sets another one, `CPS_PEERING_FUZZ_S` more seconds. A failure names its seed.
 
 use crate::{
     NORTH, do_not_reach_each_other,
@@ -18,13 +18,13 @@ use std::{
 /// Frames in each round.
 const FRAMES: usize = 300;
 
-/// How long it takes by default, besides building the lab and judging the whole of it.
+/// How long it takes by default, besides building the lab and the final checks.
 const SECONDS: u64 = 15;
 
 /// Another seed is another topology, with other frames and commands.
 const SEED: u64 = 16;
 
-/// What an operator may do to A and B on h1, and what takes it back where the agent may not.
+/// What an operator may do to A and B on h1, and how to undo it where the agent may not.
 const COMMANDS: [(&str, &str); 20] = [
     ("ip route flush table {table} proto 67", ""),
     ("ip -6 route flush table {table} proto 67", ""),
@@ -48,7 +48,7 @@ const COMMANDS: [(&str, &str); 20] = [
     ("tc qdisc add dev eth2 root netem loss 100%", "tc qdisc del dev eth2 root"),
 ];
 
-/// Numbers that look like chance and follow from a seed (`SplitMix64`).
+/// Pseudo-random numbers from a seed (`SplitMix64`).
 pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
@@ -122,7 +122,7 @@ struct Judge<'a> {
     lab: &'a Lab,
     places: Vec<Place>,
     peers: Peers,
-    /// Where the host's own packets to other hosts go, with what it believes of the path.
+    /// Where the host's own packets to other hosts go, with the path MTU that it assumes.
     path: String,
 }
 
@@ -131,8 +131,8 @@ impl Judge<'_> {
         self.lab.server(host, port)
     }
 
-    /// Two servers reach each other if their VPCs are peers, and do not otherwise; where nobody else sends, they hear nothing of each
-    /// other then.
+    /// Two servers reach each other if and only if their VPCs are peers; where nobody else sends, they receive nothing of each
+    /// other otherwise.
     fn pair(&self, one: &Place, other: &Place, alone: bool) -> Result<()> {
         if one == other {
             return Ok(());
@@ -210,10 +210,10 @@ fn run(seed: u64, time: Duration) -> Result<()> {
         let (operation, undo) = chance.one_of(&COMMANDS)?;
         let mut done = || -> Result<()> {
             attack(chance.next())?;
-            // Indexes and ids may be others by now.
+            // Indexes and ids may have changed.
             let names = Names::of(host.netns())?;
             let ended = host.netns().sh(&names.filled(operation));
-            // What the agent heals at once can be in the way of a command that has not ended.
+            // What the agent repairs meanwhile can conflict with a command that is still running.
             ensure!(undo.is_empty() || ended.is_ok(), "{ended:?}");
             attack(chance.next())?;
             if !undo.is_empty() {
@@ -223,7 +223,7 @@ fn run(seed: u64, time: Duration) -> Result<()> {
                 })?;
                 host.netns().sh(&names.filled(undo))?;
             }
-            // Repaired, which is seen by packets and not only said.
+            // Repaired, which packets prove, and not only the report.
             wait::until("what it was", Duration::from_secs(30), || {
                 ensure!(host.report()?.in_sync(), "{:?}", host.report()?.problems);
                 judge.pair(&judge.places[0], &judge.places[1], false)?;

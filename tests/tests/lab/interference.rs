@@ -1,4 +1,4 @@
-//! What others put where packets of VPCs pass is named, and while it is there the host is not in sync.
+//! Objects of others that can affect packets of VPCs are named, and while they exist the host is not in sync.
 
 use crate::{
     drift::{Names, peered},
@@ -25,7 +25,7 @@ fn sh(host: &Host, line: &str) -> Result<()> {
     host.netns().sh(line).map(drop)
 }
 
-/// Each of them is reported while it is there, and nothing after it is gone.
+/// Each of them is reported while it exists, and nothing after it is gone.
 fn are_named(lab: &Lab, cases: &[Case]) -> Result<()> {
     let host = lab.host("h1");
     let names = Names::of(host.netns())?;
@@ -62,7 +62,7 @@ fn routes_and_addresses_of_others_in_a_vpc_are_named() -> Result<()> {
         &lab,
         &[
             (
-                // The kernel announces it like any other route of the host: it is seen with the next look.
+                // The kernel announces it like any other route of the host: the next observation sees it.
                 "ip route add 10.1.0.0/24 dev {vrf} table main; ip link set eth1 alias looked",
                 "ip route del 10.1.0.0/24 dev {vrf} table main; ip link set eth1 alias looked-again",
                 "route 10.1.0.0/24 dev {vrf} table 254",
@@ -115,7 +115,7 @@ fn routes_and_addresses_of_others_in_a_vpc_are_named() -> Result<()> {
                 "route 10.1.0.0/24 dev {vrf} dev uplink table 254",
             ),
             (
-                // The kernel does not tell then of the route where it leads.
+                // The kernel does not show where the route leads then.
                 "sysctl -qw net.ipv4.nexthop_compat_mode=0; ip nexthop add id 71 dev uplink; ip nexthop add id 72 dev {vrf}; \
                  ip nexthop add id 73 group 71/72; ip route add 10.1.0.0/24 table main nhid 73; ip link set eth1 alias looked",
                 "ip nexthop del id 73; ip nexthop del id 72; ip nexthop del id 71; sysctl -qw net.ipv4.nexthop_compat_mode=1; \
@@ -160,7 +160,7 @@ fn routes_and_addresses_of_others_in_a_vpc_are_named() -> Result<()> {
             ),
         ],
     )?;
-    // What changes nothing for a packet is nobody's business.
+    // What does not affect any packet is ignored.
     let host = lab.host("h1");
     let names = Names::of(host.netns())?;
     let passes = host.report()?.counters.passes;
@@ -214,7 +214,7 @@ fn filters_and_queues_of_others_are_named() -> Result<()> {
         ],
     )?;
     on_the_underlay(&lab)?;
-    // Operators see it where they look, and whoever asks how the peering stands.
+    // Operators see it on the host, and anyone in the state of the peering.
     let host = lab.host("h1");
     sh(host, "tc filter add dev eth1 ingress pref 7 protocol all matchall action drop")?;
     wait::until("the controller tells it", SOON, || {
@@ -226,7 +226,7 @@ fn filters_and_queues_of_others_are_named() -> Result<()> {
     })
 }
 
-/// What is on devices of the host itself is its own, and named to whoever asks why a packet does not arrive.
+/// What is on devices of the host itself is its own, and shown in path traces.
 fn on_the_underlay(lab: &Lab) -> Result<()> {
     let host = lab.host("h1");
     let path = || anyhow::Ok(lab.controller().cli(&["path", "--all", "10.1.0.2", "10.2.1.2"])?.stdout);
@@ -288,7 +288,7 @@ fn firewalls_that_drop_or_rewrite_are_named_until_our_packets_are_exempt() -> Re
                 "iptables-legacy -t raw -F PREROUTING",
                 "iptables-legacy -t raw PREROUTING rule 1 -j DROP",
             ),
-            // An ordinary host's, which lets in its operators and nobody else.
+            // That of an ordinary host, which only admits its operators.
             (
                 "iptables-legacy -A INPUT -i lo -j ACCEPT; iptables-legacy -A INPUT -p tcp -j ACCEPT; iptables-legacy -P INPUT DROP",
                 "iptables-legacy -I INPUT -p udp --dport 4789 -j ACCEPT",
@@ -320,13 +320,13 @@ fn firewalls_that_drop_or_rewrite_are_named_until_our_packets_are_exempt() -> Re
             ),
         ],
     )?;
-    // The policy is still to drop, and what was offered lets packets of VPCs pass, also within the host.
+    // The policy is still to drop, and the suggested rule lets packets of VPCs pass, also within the host.
     let host = lab.host("h1");
     sh(host, "ip xfrm policy deleteall")?;
     ensure!(host.netns().exec("iptables-legacy -S FORWARD")?.ok()?.contains("-P FORWARD DROP"));
     reach_each_other(lab.server("h1", "eth1"), lab.server("h2", "eth1"))?;
     reach_each_other(lab.server("h1", "eth1"), lab.server("h1", "eth2"))?;
-    // Rules about others, as docker makes them, are nobody's business, also about interfaces with names of any bytes.
+    // Rules about others, as docker makes them, are ignored, also about interfaces with names of any bytes.
     sh(
         host,
         "set -e; for name in '\\3770' '\\303\\2511' '\\033[2J'; do name=$(printf \"$name\"); \
@@ -343,7 +343,7 @@ fn firewalls_that_drop_or_rewrite_are_named_until_our_packets_are_exempt() -> Re
         ensure!(report.in_sync(), "{report:?}");
         Ok(Some(()))
     })?;
-    // What is to go goes and is confirmed, whatever the host's firewall does.
+    // Removals are executed and confirmed, whatever the host's firewall does.
     sh(host, "iptables-legacy -F FORWARD")?;
     wait::until("it is named", SOON, || {
         let report = host.report()?;

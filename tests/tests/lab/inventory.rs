@@ -6,7 +6,7 @@ use cps_peering_config::inventory::Inventory;
 use cps_peering_tests::{Lab, Topology};
 use std::fs;
 
-/// What is wrong with an inventory and which words its error must have, beside the file's name.
+/// What is wrong with an inventory and which words its error must have, besides the file's name.
 struct Case {
     what: &'static str,
     inventory: String,
@@ -95,11 +95,11 @@ fn a_wrong_inventory_is_refused_as_a_whole() -> Result<()> {
         }
     }
     ensure!(failed.is_empty(), "{}", failed.join("\n"));
-    // Nothing was applied of any of them: the good entries are still new to the controller, the kernel is as it was.
+    // Nothing was applied of any of them: the good entries are still new to the controller, the kernel is unchanged.
     let difference = lab.host("h1").snapshot()?.since(&before);
     ensure!(difference.is_empty(), "{difference}");
     ensure!(lab.host("h1").report()?.desired.is_none(), "h1 got a configuration");
-    // A refused file does not stand in the way of a right one.
+    // A refused file does not block a correct one.
     lab.apply()?;
     lab.wait_in_sync()
 }

@@ -1,4 +1,4 @@
-//! The lab itself, without the product: what the other tests stand on.
+//! The lab itself, without the product: the basis of the other tests.
 
 use anyhow::Result;
 use cps_peering_tests::{Lab, Topology, stream::Stream};
@@ -14,7 +14,7 @@ fn two_regions() -> Topology {
         .port("vpc-a", "h1", "eth2", &["10.1.1.1/24", "fd00:1:0:1::1/64"])
 }
 
-/// Makes a host an ordinary router between its ports, as a tenant network without the product would be.
+/// Makes a host an ordinary router between its ports, like a tenant network without the product.
 fn route_between_ports(lab: &Lab) -> Result<()> {
     let host = lab.host("h1").netns();
     host.sysctl(&["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"])?;

@@ -61,7 +61,7 @@ fn reach_each_other(one: &Server, other: &Server) -> Result<()> {
     Ok(())
 }
 
-/// Neither reaches the other, in any family, nor hears of it.
+/// Neither reaches the other, in any family, nor receives anything from it.
 fn do_not_reach_each_other(one: &Server, other: &Server) -> Result<()> {
     for (from, to) in [(one, other), (other, one)] {
         let heard = to.heard()?;
@@ -80,7 +80,7 @@ fn shared(from: &Server, to: &Server) -> Vec<std::net::IpAddr> {
     to.addresses.iter().map(ipnet::IpNet::addr).filter(|address| has(address.is_ipv4())).collect()
 }
 
-/// Somebody answers that there is no way to an address. Kernels send such answers at a limited rate, so it is asked again.
+/// A router answers that an address is unreachable. Kernels send such answers at a limited rate, so it is tried again.
 fn is_unreachable(from: &Server, to: &str) -> Result<()> {
     wait::until(&format!("{to} is unreachable"), wait::SOON, || {
         let ping = from.ping(to)?;

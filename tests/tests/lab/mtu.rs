@@ -11,10 +11,10 @@ use std::{
     time::Duration,
 };
 
-/// How much TCP is to carry.
+/// How much TCP carries.
 const BYTES: usize = 20 << 20;
 
-/// How long TCP may stand still.
+/// How long TCP may stall.
 const LIMIT: Duration = Duration::from_secs(10);
 
 #[test]
@@ -25,10 +25,10 @@ fn large_pings_pass() -> Result<()> {
     // 1450 bytes fit through the underlay's 1500: 20 or 40 of IP header, 8 of ICMP.
     ensure!(a.ping_with(b.ipv4()?, &["-M", "do", "-s", "1422"])?.answered);
     ensure!(a.ping_with(b.ipv6()?, &["-M", "do", "-s", "1402"])?.answered);
-    // A byte more does not, and the sender is told what would.
+    // A byte more does not, and the sender learns the MTU.
     let ping = a.ping_with(b.ipv4()?, &["-M", "do", "-s", "1423"])?;
     ensure!(!ping.answered && ping.output.contains("mtu = 1450"), "{}", ping.output);
-    // Left to itself the sender makes it pass. The first packet may be the one that is told.
+    // By default the sender makes it pass. The first packet may be the one that announces the MTU.
     for address in [b.ipv4()?, b.ipv6()?] {
         for size in ["1472", "4000"] {
             let ping = a.ping_with(address, &["-M", "want", "-c", "3", "-i", "0.2", "-s", size])?;
@@ -71,7 +71,7 @@ fn a_larger_underlay_lets_longer_frames_pass_where_both_ends_have_it() -> Result
         lab.host(host).netns().ip("link set eth1 mtu 9000")?;
         server.netns().ip("link set eth0 mtu 9000")?;
     }
-    // At the other end less fits. Whoever sends more is told so, instead of sending into the void.
+    // The other end has a smaller MTU. A sender of more is told, rather than its packets being lost.
     ensure!(a.ping_with(b.ipv4()?, &["-M", "do", "-s", "8000"])?.answered);
     lab.host("h2").netns().ip("link set uplink mtu 1500")?;
     wait::until("the path's MTU is told", PATIENCE, || {
@@ -88,7 +88,7 @@ fn a_larger_underlay_lets_longer_frames_pass_where_both_ends_have_it() -> Result
     lab.wait_in_sync()?;
     let hosts = lab.controller().cli(&["host", "list"])?.ok()?;
     ensure!(hosts.contains("underlay MTU 1500, 9000 on other hosts"), "{hosts}");
-    // And what fits is told when it fits again.
+    // And a larger MTU is used when it fits again.
     lab.host("h2").netns().ip("link set uplink mtu 9000")?;
     wait::until("long packets pass", PATIENCE, || {
         // What the server has learned is its own.
@@ -97,7 +97,7 @@ fn a_larger_underlay_lets_longer_frames_pass_where_both_ends_have_it() -> Result
     })
 }
 
-/// Ports have MTUs of their own, and no route says so: where a packet is too long for the port at the end, on the same host or on another one,
+/// Ports have MTUs of their own, which no route contains: if a packet is too long for the port at the end, on the same host or on another one,
 /// in a peering or within a VPC, the sender is told.
 #[test]
 fn what_is_too_long_for_the_port_at_the_end_is_told_to_the_sender() -> Result<()> {
@@ -140,7 +140,7 @@ fn an_underlay_that_is_too_small_for_ipv6_carries_both_families_in_fragments() -
     lab.wait_in_sync()?;
     let (a, b) = (lab.server("h1", "eth1"), lab.server("h2", "eth1"));
     for address in [b.ipv4()?, b.ipv6()?] {
-        // Up to what every IPv6 network takes; of more, the sender is told.
+        // Up to what every IPv6 network accepts; of more, the sender is told.
         let header = if address.is_ipv4() { 28 } else { 48 };
         let whole = (1280 - header).to_string();
         ensure!(a.ping_with(address, &["-M", "do", "-s", &whole])?.answered, "{whole} to {address}");
@@ -156,7 +156,7 @@ fn an_underlay_that_is_too_small_for_ipv6_carries_both_families_in_fragments() -
     Ok(())
 }
 
-/// Nobody fragments packets of an IPv6 underlay, and IPv6 within takes 1280 bytes at least.
+/// An IPv6 underlay does not fragment packets, and IPv6 within needs 1280 bytes at least.
 #[test]
 fn an_ipv6_underlay_that_is_too_small_is_told_and_carries_what_fits() -> Result<()> {
     let topology = Topology::new()
@@ -194,7 +194,7 @@ fn an_ipv6_underlay_that_is_too_small_is_told_and_carries_what_fits() -> Result<
         ensure!(ping(1230)?.answered, "1230 bytes to {address}");
         let longer = ping(1231)?;
         ensure!(!longer.answered, "1231 bytes to {address}");
-        // IPv4 is told what fits. IPv6 needs not heed it: RFC 8200 section 5 has every link take more.
+        // IPv4 is told the MTU. IPv6 need not heed it: RFC 8200 section 5 requires every link to carry more.
         ensure!(address.is_ipv6() || longer.output.contains("mtu = 1230"), "{}", longer.output);
     }
     let ping = a.ping_with(b.ipv4()?, &["-M", "dont", "-s", "3000"])?;
@@ -203,7 +203,7 @@ fn an_ipv6_underlay_that_is_too_small_is_told_and_carries_what_fits() -> Result<
     tcp(b, a, a.ipv4()?, BYTES / 20)
 }
 
-/// Sends so many bytes over TCP to an address of `to`; all of it must arrive.
+/// Sends this many bytes over TCP to an address of `to`; all of it must arrive.
 pub(crate) fn tcp(from: &Server, to: &Server, address: IpAddr, bytes: usize) -> Result<()> {
     let listener = to.netns().within(|| Ok(TcpListener::bind(SocketAddr::new(address, 0))?))?;
     let target = listener.local_addr()?;

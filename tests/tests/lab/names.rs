@@ -1,4 +1,4 @@
-//! Interfaces of others may have names of nearly any bytes: they are looked after as any other, and shown so that nothing happens to
+//! Names of foreign interfaces can contain nearly any bytes: such interfaces are handled as any other, and their names are escaped for
 //! terminals.
 
 use crate::{
@@ -14,7 +14,7 @@ use cps_peering_tests::{
     wait,
 };
 
-/// Neither UTF-8; UTF-8, but not ASCII; control characters. As `printf` reads them, and as they are shown.
+/// Invalid UTF-8; UTF-8, but not ASCII; control characters. As `printf` reads them, and as they are shown.
 const NAMES: [(&str, &str); 3] = [("\\3770", "\\xff0"), ("\\303\\2511", "\\xc3\\xa91"), ("\\033[2J", "\\x1b[2J")];
 
 /// C6 and C7, with interfaces whose names no configuration can have.
@@ -40,13 +40,13 @@ fn interfaces_with_names_of_any_bytes_are_looked_after() -> Result<()> {
             ensure!(filters.contains("cps_underlay"), "{name}: {filters:?}");
             Ok(Some(()))
         })?;
-        // Of no VTEP, and then as from B's host, for which the way is open.
+        // From no VTEP, and then as from B's host, which may send.
         let before = taken(a)?;
         let outer = |source: &str| ethernet(own, IPV4, &vxlan(address(source), address("192.0.2.1"), vni, &frames[0]));
         frames::send(host, &format!("back{number}"), &[outer("192.0.2.9"), outer("192.0.2.2")])?;
         wait::until("a packet of B's host", PATIENCE, || Ok((taken(a)? > before).then_some(())))?;
         ensure!(taken(a)? == before + 1, "{name}: packets of no VTEP came in");
-        // What others put there is named.
+        // Foreign objects on it are named.
         on("tc filter add dev \"$name\" ingress pref 1 protocol all matchall action ok")?;
         wait::until("it is named", PATIENCE, || {
             let report = lab.host("h1").report()?;
@@ -55,7 +55,7 @@ fn interfaces_with_names_of_any_bytes_are_looked_after() -> Result<()> {
         })?;
         on("tc filter del dev \"$name\" ingress pref 1")?;
         lab.wait_for_agent("h1")?;
-        // In a VRF of ours it has no business, and what it had there it does not keep.
+        // It does not belong into a VRF of ours, and what it had there is removed.
         let vrf = host.sh("ip -o link show type vrf | grep -o 'cpsvrf[0-9]*' | head -n 1")?;
         on(&format!(
             "echo 1 > \"/proc/sys/net/ipv4/conf/$name/rp_filter\"; ip link set \"$name\" master {}",

@@ -1,6 +1,6 @@
-//! V5. The path trace names what stops packets, from the kernels of the hosts; and where nothing does, it agrees with packets.
+//! V5. The path trace names what stops packets, from the kernels of the hosts; and if nothing does, it agrees with packets.
 //!
-//! What is done by hand would be healed within milliseconds, so h1 runs an agent that can be told to change nothing for a while.
+//! Manual changes would be repaired within milliseconds, so h1 runs an agent that can be told to change nothing for a while.
 
 use crate::{
     NORTH,
@@ -20,11 +20,11 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// Where a fault is to be found: the way from h1 to h2, or the way back, which ends on h1.
+/// The direction of a fault: from h1 to h2, or back, which ends on h1.
 const THERE: &str = "forward";
 const BACK: &str = "return";
 
-/// What is done by hand on h1, what undoes it where the agent does not, and what must be named: direction, step, and how it is.
+/// What is done by hand on h1, what undoes it where the agent does not, and what must be named: direction, step, and verdict.
 type Case = (&'static str, &'static str, (&'static str, &'static str, &'static str));
 
 const V4: [&str; 2] = ["10.1.0.2", "10.2.1.2"];
@@ -61,7 +61,7 @@ const OF_V4: [Case; 52] = [
     ("ip link set {peer} down", "", (THERE, "tunnel", "stops")),
     ("ip link set {peer} mtu 1300", "", (THERE, "mtu", "differs")),
     ("ip link set {peer} mtu 1000", "", (THERE, "tunnel", "stops")),
-    // (With its address a device loses its neighbour entries; what arrives is for another one then.)
+    // (With its address a device loses its neighbour entries; packets then arrive for another address.)
     ("ip link set {peer} address 02:00:00:00:00:77", "", (THERE, "neighbour", "stops")),
     ("ip link set {peer} alias nobodys", "", (THERE, "tunnel", "differs")),
     ("ip link set {peer} nomaster", "", (THERE, "tunnel", "stops")),
@@ -154,7 +154,7 @@ const OF_V6: [Case; 5] = [
     ("sysctl -qw net.ipv6.conf.eth1.disable_ipv6=1", "", (THERE, "port", "stops")),
 ];
 
-/// What the model alone knows: source, destination, the step that is named.
+/// Faults that the model knows: source, destination, the step that is named.
 const OF_THE_MODEL: [(&str, &str, &str); 5] = [
     ("172.16.0.1", "10.2.1.2", "vpc"),
     ("10.1.9.9", "10.2.1.2", "sourcePort"),
@@ -163,7 +163,7 @@ const OF_THE_MODEL: [(&str, &str, &str); 5] = [
     ("10.1.0.2", "10.1.9.9", "destinationPort"),
 ];
 
-/// An agent on h1 that can be held.
+/// An agent on h1 that can be suspended.
 struct Held {
     agent: Child,
     hold: PathBuf,
@@ -178,7 +178,7 @@ impl Drop for Held {
 }
 
 impl Held {
-    /// In the place of the agent on h1.
+    /// Replaces the agent on h1.
     fn start(lab: &mut Lab) -> Result<Held> {
         lab.kill_agent("h1")?;
         let hold = lab.dir().join("hosts/h1/hold");
@@ -196,10 +196,10 @@ impl Held {
         Ok(fs::write(&self.hold, "")?)
     }
 
-    /// Lets the agent heal what was done, and waits until all is as it should be. (Its report may be older than the fault.)
+    /// Lets the agent repair what was done, and waits until all is well. (Its report may be older than the fault.)
     fn release(&self, lab: &Lab, wake: usize) -> Result<()> {
         fs::remove_file(&self.hold)?;
-        // An event, so that it looks at once.
+        // An event, so that it observes immediately.
         lab.host("h1").netns().ip(&format!("link set eth2 alias looked-{wake}"))?;
         lab.wait_for_agent("h1")?;
         for [source, destination] in [V4, V6] {
@@ -215,7 +215,7 @@ impl Held {
 fn trace(lab: &Lab, source: &str, destination: &str) -> Result<Value> {
     let body = json!({ "source": source, "destination": destination });
     let mut last = Value::Null;
-    // On a machine with much else to do a host may need longer than it has.
+    // On a busy machine a host may need longer than it has.
     for _ in 0..5 {
         let mut answer: Value = lab.controller().endpoint().call("POST", "/admin/v1/paths", Some(&body))?;
         ensure!(answer["error"].is_null(), "{answer}");
@@ -231,14 +231,14 @@ fn first_wrong(path: &Value) -> Option<&Value> {
     path["steps"].get(usize::try_from(path["firstWrong"].as_u64()?).ok()?)
 }
 
-/// Everything at which something is wrong, for people.
+/// All steps with problems, for people.
 fn wrong(path: &Value) -> String {
     let steps = path["steps"].as_array().into_iter().flatten();
     let lines = steps.filter(|step| step["verdict"] != "ok").map(Value::to_string);
     lines.collect::<Vec<_>>().join("\n    ")
 }
 
-/// On a path at which nothing was done, nothing is wrong.
+/// A path without faults has no problems.
 fn is_healthy(path: &Value) -> Result<()> {
     ensure!(path["reaches"] == true && path["firstWrong"].is_null(), "{}", wrong(path));
     Ok(())
@@ -290,7 +290,7 @@ fn gateways_agree_with_packets(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// A is on both hosts, and C is nobody's peer. The agent of h1 can be held.
+/// A is on both hosts, and C has no peers. The agent of h1 can be suspended.
 fn held_lab() -> Result<(Lab, Held)> {
     let topology = peered()
         .port("vpc-a", "h2", "eth3", &["10.1.1.1/24", "fd00:1:0:1::1/64"])
@@ -302,11 +302,11 @@ fn held_lab() -> Result<(Lab, Held)> {
     Ok((lab, held))
 }
 
-/// Each fault is named as the first one, and forgotten when it is gone.
+/// Each fault is named as the first one, and no longer when it is gone.
 fn are_named<'a>(lab: &Lab, held: &Held, cases: impl Iterator<Item = ([&'a str; 2], &'a Case)>) -> Result<()> {
     let mut failed = Vec::new();
     let netns = lab.host("h1").netns();
-    // All of them follow from VNIs and addresses, and so stay when something is made anew.
+    // All of them follow from VNIs and addresses, and so stay when an object is created anew.
     let names = Names::of(netns)?;
     for (number, ([source, destination], (fault, undo, (direction, step, verdict)))) in cases.enumerate() {
         held.hold()?;
@@ -346,7 +346,7 @@ fn the_first_wrong_step_of_a_path_is_named_and_a_healthy_one_has_none() -> Resul
         ensure!(named && path["reaches"] == false, "{source} -> {destination}: {path}");
     }
     are_named(&lab, &held, OF_V4.iter().map(|case| (V4, case)).chain(OF_V6.iter().map(|case| (V6, case))))?;
-    // An agent that does not answer is a step that says so.
+    // An agent that does not answer is a step of its own.
     lab.kill_agent("h2")?;
     let path = trace(&lab, V4[0], V4[1])?;
     let named = first_wrong(&path).is_some_and(|first| first["step"] == "host");
@@ -366,7 +366,7 @@ fn firewalls_on_a_path_are_named() -> Result<()> {
     are_named(&lab, &held, OF_FIREWALLS.iter().map(|case| (V4, case)))
 }
 
-/// For people it is a table, for programs JSON, and the exit status says whether it reaches.
+/// For people it is a table, for programs JSON, and the exit status tells whether it reaches.
 fn of_the_command_line(lab: &Lab) -> Result<()> {
     let controller = lab.controller();
     let fine = controller.cli(&["path", V4[0], V4[1], "--port", "tcp/443"])?;

@@ -1,4 +1,4 @@
-//! Peerings that join a part of two VPCs (C9, L13): each pair of prefixes passes or does not, as the lists of both sides say.
+//! Peerings of parts of two VPCs (C9, L13): each pair of prefixes passes or does not, as the lists of both sides say.
 
 use crate::{
     NORTH,
@@ -11,13 +11,13 @@ use cps_peering_tests::{Lab, Server, Topology, stream::Stream, wait};
 use ipnet::IpNet;
 use std::{collections::BTreeMap, net::IpAddr, process::Command, thread, time::Duration};
 
-/// What each VPC shows at most: as much as has ports, and not `10.9.0.0/16`, which both have.
+/// The most that each VPC exports: the prefixes with ports, and not `10.9.0.0/16`, which both have.
 const SHOWN: [[&str; 5]; 2] = [
     ["10.1.0.0/24", "10.1.1.0/24", "10.1.2.0/24", "fd00:1::/64", "fd00:1:0:2::/64"],
     ["10.2.0.0/24", "10.2.1.0/24", "10.2.2.0/24", "fd00:2::/64", "fd00:2:0:2::/64"],
 ];
 
-/// VPCs A and B with ports on both hosts; most of B's addresses are C's as well, which A is peered with by another part.
+/// VPCs A and B with ports on both hosts; most of B's addresses are C's as well, another part of which is peered with A.
 fn cloud() -> Topology {
     let topology = two_hosts()
         .vpc("vpc-a", NORTH, &["10.1.0.0/16", "10.9.0.0/16", "fd00:1::/48"])
@@ -96,7 +96,7 @@ fn pairs(lab: &Lab) -> BTreeMap<(usize, &str), Vec<(IpAddr, IpAddr)>> {
     all
 }
 
-/// What passes and what does not is as the lists say: what does not is not even heard.
+/// What passes and what does not is as the lists say: what does not pass does not even arrive.
 fn is_as_the_model_says(lab: &Lab, model: &Model) -> Result<()> {
     let all = pairs(lab);
     let server = |side: usize, host: &str| lab.server(host, if side == 0 { "eth1" } else { "eth2" });
@@ -118,7 +118,7 @@ fn is_as_the_model_says(lab: &Lab, model: &Model) -> Result<()> {
     ensure!(heard()? == before, "something was heard that should not be, with {model:?}");
     for ((side, host), pairs) in &all {
         let mut missing: Vec<_> = pairs.iter().filter(|pair| wanted(*side, pair)).copied().collect();
-        // A machine that is busy answers late.
+        // A busy machine answers late.
         wait::until("all that should pass does", Duration::from_secs(10), || {
             let there = answered(server(*side, host), &missing)?;
             missing.retain(|pair| !there.contains(pair));
@@ -170,7 +170,7 @@ fn each_pair_of_prefixes_passes_or_not_as_both_sides_say_after_every_change() ->
     for stream in [&near, &far] {
         wait::until("the stream runs", Duration::from_secs(20), || Ok((stream.received() > 50).then_some(())))?;
     }
-    // One prefix goes, another becomes narrower around the stream's own address, and wider again.
+    // One prefix is removed, another becomes narrower around the stream's own address, and wider again.
     for export in
         [&["10.2.0.0/25", "10.2.2.0/24"][..], &["10.2.0.0/24", "10.2.2.0/30"], &["10.2.0.0/23", "10.2.2.0/24"]]
     {

@@ -1,4 +1,4 @@
-//! What one tenant does costs others nothing: neither the neighbour tables of the kernel, nor the agent's time.
+//! A tenant's traffic costs others nothing: neither entries of the kernel's neighbour tables, nor the agent's time.
 
 use crate::{
     NORTH,
@@ -26,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How many looks a tenant may cause at once, and a few that have other reasons.
+/// How many observations a tenant can cause in a burst, and a few that have other reasons.
 const FEW: u64 = 12;
 
 #[test]
@@ -54,7 +54,7 @@ fn a_tenants_neighbours_and_carrier_cause_few_looks_and_drift_is_healed_meanwhil
         (0..60).flat_map(|_| ["link set eth0 down", "link set eth0 up"]).map(str::to_owned).collect();
     let tenant = a.netns().clone();
     let flapping = thread::spawn(move || tenant.ip_batch(&flaps));
-    // Others' drift is healed at once, as before.
+    // Others' drift is repaired immediately, as before.
     let repaired = host.report()?.counters.drift_repaired;
     let mut slowest = Duration::ZERO;
     for _ in 0..3 {
@@ -72,13 +72,13 @@ fn a_tenants_neighbours_and_carrier_cause_few_looks_and_drift_is_healed_meanwhil
         looks <= FEW + 2 * (host.report()?.counters.drift_repaired - repaired),
         "{looks} looks, slowest {slowest:?}"
     );
-    // What went beyond the budget is looked at, too.
+    // Events beyond the budget are examined, too.
     a.netns().sh(&restored(a)?)?;
     wait::until("A reaches B", SOON, || reach_each_other(a, lab.server("h2", "eth1")).map(Some))?;
     lab.wait_in_sync()
 }
 
-/// Lines that give a server back what it loses with its interface.
+/// Commands that restore what a server loses with its interface.
 fn restored(server: &Server) -> Result<String> {
     let own = server.ipv6()?;
     Ok(format!(
@@ -112,7 +112,7 @@ fn a_port_without_a_link_local_address_asks_silent_servers_all_the_same() -> Res
             ensure!(link_local(host.netns(), "eth1")? == before);
             let routes = host.netns().ip(&format!("-6 route show table {table} dev eth1"))?;
             ensure!(routes.contains(&format!("local {before}")) && routes.contains("ff00::/8"), "{routes}");
-            // The host has to ask for A.
+            // The host has to resolve A.
             host.netns().ip("neigh flush dev eth1")?;
             ensure!(b.reaches(a.ipv6()?)?);
             Ok(Some(()))
@@ -122,7 +122,7 @@ fn a_port_without_a_link_local_address_asks_silent_servers_all_the_same() -> Res
     Ok(())
 }
 
-/// A scans; C and D are others, whose servers nobody knows yet.
+/// A scans; C and D are others, whose servers are not resolved yet.
 #[test]
 fn a_scan_of_one_tenants_prefix_keeps_no_neighbour_from_another() -> Result<()> {
     let topology = two_hosts()
@@ -138,7 +138,7 @@ fn a_scan_of_one_tenants_prefix_keeps_no_neighbour_from_another() -> Result<()> 
         .peering("vpc-c", "vpc-d");
     let lab = Lab::in_sync(topology)?;
     let (a, c, d) = (lab.server("h1", "eth1"), lab.server("h1", "eth3"), lab.server("h2", "eth1"));
-    // What is in A's own prefix goes by the gateway, as from a tenant that means harm.
+    // Packets within A's own prefix go through the gateway, as from a malicious tenant.
     a.netns().ip_batch(&[
         "route add 10.1.128.0/17 via 10.1.0.1".to_owned(),
         "route add fd00:1::1:0:0:0/80 via fd00:1::1".to_owned(),
@@ -176,7 +176,7 @@ fn a_scan_of_one_tenants_prefix_keeps_no_neighbour_from_another() -> Result<()> 
     Ok(())
 }
 
-/// C10: A says from ever other addresses that it is there; C and D are others, whose servers nobody knows yet.
+/// C10: A announces itself from ever other addresses; C and D are others, whose servers are not resolved yet.
 #[test]
 fn a_storm_of_one_tenants_neighbour_messages_keeps_no_neighbour_from_another() -> Result<()> {
     let topology = two_hosts()
@@ -228,7 +228,7 @@ fn a_storm_of_one_tenants_neighbour_messages_keeps_no_neighbour_from_another() -
     lab.wait_in_sync()
 }
 
-/// What sends it; ends with this.
+/// The sender, which ends with this.
 struct Storm(Child);
 
 impl Drop for Storm {
@@ -238,7 +238,7 @@ impl Drop for Storm {
     }
 }
 
-/// The kernel's neighbour tables with another limit, until this is dropped. Where this is not the kernel's first network namespace, they
+/// The kernel's neighbour tables with another limit, until this is dropped. Unless this is the kernel's first network namespace, they
 /// stay as they are.
 struct Tables(Vec<(String, String)>);
 
@@ -271,7 +271,7 @@ fn entries(host: &Netns, port: &str) -> Result<u64> {
     Ok((count("-4")? + count("-6")?).try_into()?)
 }
 
-/// How many neighbour messages a port has taken, and how many were too many.
+/// How many neighbour messages a port has accepted, and how many exceeded the limit.
 fn limited(host: &Netns, port: &str) -> Result<(u64, u64)> {
     let filters = host.exec(&format!("tc -s -j filter show dev {port} ingress pref 17232"))?.ok()?;
     let filters: Value = serde_json::from_str(&filters)?;
@@ -284,10 +284,10 @@ fn limited(host: &Netns, port: &str) -> Result<(u64, u64)> {
     Ok((count("packets")? - dropped, dropped))
 }
 
-/// The address that is tried with a number.
+/// The address that is tried with this number.
 type Target = fn(u32) -> IpAddr;
 
-/// An address of C that nobody has used yet, in the family of another.
+/// An unused address of C, in the family of another.
 fn fresh_address(like: IpAddr, number: u32) -> IpAddr {
     match like {
         IpAddr::V4(_) => Ipv4Addr::from(0x0a03_0100 + number).into(),
@@ -320,7 +320,7 @@ impl Scan {
             while !ends.load(Ordering::Relaxed) {
                 let due = begun.elapsed().as_millis() * u128::from(rate) / 1000;
                 while u128::from(number) < due {
-                    // An answer that nobody is there comes back as an error of the next one.
+                    // The error about an unreachable address is returned by the next call.
                     let _ = socket.send_to(b"?", (target(number), 9));
                     number += 1;
                 }

@@ -1,4 +1,4 @@
-//! V6. Probes: real packets between gateways say how long the way is and how much passes, and find what no kernel at the ends tells.
+//! V6. Probes: real packets between gateways measure round trip and path MTU, and find what no kernel at the ends knows.
 
 use crate::{NORTH, drift::peered};
 use anyhow::{Context, Result, ensure};
@@ -35,7 +35,7 @@ const ALERTS: [&str; 5] = [
 const V4: [&str; 2] = ["10.1.0.2", "10.2.1.2"];
 const V6: [&str; 2] = ["fd00:1::2", "fd00:2:0:1::2"];
 
-/// What the underlay is to lose on its way to h2: VXLAN; and of it what has 1 024 to 2 047 bytes, with 50 around the tenants' packets.
+/// What the underlay loses on its way to h2: VXLAN; or only frames of 1 024 to 2 047 bytes, with 50 around the tenants' packets.
 const VXLAN: &str = "match ip protocol 17 0xff match ip dport 4789 0xffff";
 const LONG: &str = "match ip protocol 17 0xff match ip dport 4789 0xffff match u16 0x0400 0xfc00 at 2";
 
@@ -60,7 +60,7 @@ fn asked(endpoint: &Endpoint, path: &str, source: &str, destination: &str) -> Re
     Ok(answer["result"]["path"].take())
 }
 
-/// All came back, at full size, within a plausible time.
+/// All replies arrived, at full size, within a plausible time.
 fn is_well(path: &Value, mtu: u64) -> Result<()> {
     let probe = &path["probe"];
     ensure!(path["reaches"] == true && path["firstWrong"].is_null(), "{path}");
@@ -77,7 +77,7 @@ fn is_well(path: &Value, mtu: u64) -> Result<()> {
 #[test]
 fn a_probe_measures_the_way_there_and_back_and_finds_what_no_kernel_tells() -> Result<()> {
     let lab = Lab::in_sync(peered())?;
-    // Hosts may have confirmed it, and the controller not have heard all of them.
+    // Hosts may have confirmed it, while the controller does not have all reports yet.
     wait::until("the path is well", PATIENCE, || Ok((probed(&lab, V4)?["firstWrong"].is_null()).then_some(())))?;
     for way in [V4, V6] {
         is_well(&probed(&lab, way)?, 1450).with_context(|| format!("{way:?}"))?;
@@ -92,7 +92,7 @@ fn a_probe_measures_the_way_there_and_back_and_finds_what_no_kernel_tells() -> R
     ensure!(servers()? == before, "a server was asked");
     of_an_account(&lab)?;
     of_the_command_line(&lab)?;
-    // What the underlay does to packets no kernel at the ends knows: one that loses all, and one that loses long ones.
+    // No kernel at the ends knows what the underlay loses: all packets, or long ones.
     lose(&lab, VXLAN)?;
     for way in [V4, V6] {
         let path = probed(&lab, way)?;
@@ -117,13 +117,13 @@ fn a_probe_measures_the_way_there_and_back_and_finds_what_no_kernel_tells() -> R
     is_well(&probed(&lab, V4)?, 1450)
 }
 
-/// L11: an account sees the figures, and not who answered.
+/// L11: an account sees the figures, and not which host answered.
 fn of_an_account(lab: &Lab) -> Result<()> {
     let account = lab.inventory().vpcs[0].account.to_string();
     let path = asked(&lab.controller().tenant(&account)?, &format!("/v1/regions/{NORTH}/paths"), V4[0], V4[1])?;
     is_well(&path, 1450)?;
     ensure!(path["probe"]["source"] == "10.1.0.1", "{path}");
-    // Where packets stop as far as the model knows, none is sent.
+    // If packets stop in the model, none is sent.
     let stopped = asked(&lab.controller().tenant(&account)?, &format!("/v1/regions/{NORTH}/paths"), V4[0], "10.9.0.2")?;
     ensure!(stopped["reaches"] == false && stopped["probe"]["verdict"] == "unknown", "{stopped}");
     ensure!(stopped["probe"]["sent"] == 0 && stopped["probe"]["reason"] != "", "{stopped}");
@@ -137,20 +137,20 @@ fn of_the_command_line(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// The figures of an agent whose names begin so, by what follows.
+/// The metrics of an agent with this prefix, by what follows it.
 fn figures(lab: &Lab, name: &str) -> Result<Vec<(String, f64)>> {
     let text = lab.host("h1").endpoint().text("/metrics")?;
     let figures = text.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
     figures.map(|(labels, value)| Ok((labels.to_owned(), value.parse()?))).collect()
 }
 
-/// How the controller says that the paths of the peering are; null where it does not know.
+/// The path health that the controller shows; null if unknown.
 fn health(lab: &Lab) -> Result<Value> {
     let mut answer: Value = lab.controller().endpoint().call("GET", "/admin/v1/peerings", None)?;
     Ok(answer["result"]["vpcPeerings"][0]["pathHealth"].take())
 }
 
-/// V6. Peerings are probed all the time: loss, round trip and a black hole in the MTU are figures of the host within ten seconds, and what
+/// V6. Peerings are probed continuously: loss, round trip and MTU black holes are metrics of the host within ten seconds, and what
 /// the controller shows soon after.
 #[test]
 fn peerings_are_measured_all_the_time() -> Result<()> {
@@ -189,13 +189,13 @@ fn peerings_are_measured_all_the_time() -> Result<()> {
     lose(&lab, LONG)?;
     wait::until("the black hole", within, || Ok(one("mtu_black_holes")?.filter(|holes| *holes > 0.0)))?;
     wait::until("the controller knows of it", PATIENCE, || Ok((health(&lab)?["mtuBlackHole"] == true).then_some(())))?;
-    // On each host and in each family long packets are lost, and that is all.
+    // On each host and in each family long packets are lost, and no others.
     ensure!(health(&lab)?["lossPercent"] == 0, "{}", health(&lab)?);
     lose_nothing(&lab)?;
     wait::until("its end", within, is_well)?;
     ensure!(one("lost_total")? == Some(lost), "what is too long is not lost");
     lose(&lab, VXLAN)?;
-    // Nobody knows how long long packets take, or whether they pass, where none comes back.
+    // It is unknown how long long packets take, or whether they pass, if no reply arrives.
     wait::until("the loss", within, || {
         Ok((one("round_trip_seconds")?.is_none() && one("mtu_black_holes")?.is_none()).then_some(()))
     })?;
@@ -209,13 +209,13 @@ fn peerings_are_measured_all_the_time() -> Result<()> {
     wait::until("the controller knows of its end", PATIENCE, || {
         Ok(health(&lab)?["roundTripMs"].is_number().then_some(()))
     })?;
-    // What is not there is not measured.
+    // What does not exist is not measured.
     let peering = figures(&lab, "cps_agent_probe_packets_total{peering=")?.remove(0).0;
     lab.unpeer(&peering_id(&peering).context("no id")?)?;
     wait::until("no figure is left", PATIENCE, || Ok(one("packets_total")?.is_none().then_some(())))
 }
 
-/// The shipped alerts, as Debian's Prometheus sees them with what agents show. They do not wait here.
+/// The shipped alerts, evaluated by Debian's Prometheus with the agents' metrics. They do not wait here.
 struct Watched {
     netns: Netns,
     _prometheus: Daemon,
@@ -257,7 +257,7 @@ impl Watched {
         Ok(Watched { netns, _prometheus: prometheus, _folder: folder })
     }
 
-    /// What an expression is now; nothing where it selects nothing.
+    /// The value of an expression; empty if it selects nothing.
     fn query(&self, expression: &str) -> Result<String> {
         let mut command = self.netns.command("promtool");
         run(command.args(["query", "instant", &format!("http://{PROMETHEUS}"), expression]))?.ok()
@@ -268,7 +268,7 @@ impl Watched {
     }
 }
 
-/// The alerts about probes fire on what they are for, with real packets.
+/// The alerts about probes fire for what they are meant for, with real packets.
 #[test]
 fn the_shipped_alerts_fire_when_packets_are_lost_and_when_long_ones_are() -> Result<()> {
     let lab = Lab::builder(peered()).probe_interval(Duration::from_secs(1)).start()?;
@@ -296,7 +296,7 @@ fn the_shipped_alerts_fire_when_packets_are_lost_and_when_long_ones_are() -> Res
     wait::until("packets pass", PATIENCE, || Ok((!watched.fires("CpsPeeringPathDown")?).then_some(())))
 }
 
-/// What an agent is asked.
+/// A request to an agent.
 fn query(lab: &Lab, local: &str, remote: &str) -> Result<Value> {
     let ledger = lab.ledger("h1")?;
     let config = ledger.get("config").unwrap_or(&ledger);
@@ -308,7 +308,7 @@ fn query(lab: &Lab, local: &str, remote: &str) -> Result<Value> {
     )
 }
 
-/// V6, C9, C10: only gateways that the configuration joins are probed, a tenant that forges answers changes nothing, and a host sends only
+/// V6, C9, C10: only gateways that the configuration connects are probed, a tenant that forges replies changes nothing, and a host sends only
 /// so many packets, whoever asks.
 #[test]
 fn probes_are_bounded_and_cannot_be_forged() -> Result<()> {
@@ -323,7 +323,7 @@ fn probes_are_bounded_and_cannot_be_forged() -> Result<()> {
         let refused = probe(local, remote)?;
         ensure!(refused["not_probed"].is_string() && refused["sent"] == 0, "{local} -> {remote}: {refused}");
     }
-    // The peer's server on h2 sends replies as if it were the gateway, and others as itself, while h2 takes no requests.
+    // The peer's server on h2 sends replies as if it were the gateway, and others as itself, while h2 accepts no requests.
     let (peer, host) = (lab.server("h2", "eth1"), lab.host("h2").netns());
     let gateway = crate::forged::mac(host, "eth1")?;
     let mut forged = Vec::new();
@@ -341,7 +341,7 @@ fn probes_are_bounded_and_cannot_be_forged() -> Result<()> {
     sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
     ensure!(lost["sent"] == 3 && lost["received"] == 0, "{lost}");
     lose_nothing(&lab)?;
-    // As fast as they come back: at some time there are too many.
+    // As fast as replies arrive: at some time there are too many.
     let began = Instant::now();
     let body = query(&lab, "10.1.0.1", "10.2.1.1")?;
     let ask = || agent.call::<Value>("POST", "/v1/probe", Some(&body));

@@ -1,4 +1,4 @@
-//! What the kernel refuses leaves nothing open, also where a plan is carried out in parts: what one part could not do holds for those
+//! What the kernel refuses leaves nothing open, also if a plan is executed in parts: what failed in one part counts in those
 //! that follow.
 
 use anyhow::{Result, ensure};
@@ -12,7 +12,7 @@ use cps_peering_config::net::InterfaceName;
 use cps_peering_tests::netns::Netns;
 use std::process;
 
-/// A namespace with devices that are down, and a conversation with its kernel.
+/// A namespace with devices that are down, and a netlink connection to its kernel.
 fn with(devices: &[&str], work: impl FnOnce(&Netns, &mut Netlink) -> Result<()> + Send) -> Result<()> {
     let netns = Netns::create(&format!("refusals-{}", process::id()))?;
     for device in devices {
@@ -34,7 +34,7 @@ fn is_up(netns: &Netns, device: &str) -> Result<bool> {
     Ok(link.contains(",UP") || link.contains("<UP"))
 }
 
-/// Carries out operations, each alone, as at the borders of the parts of a plan, or all at once. Which were refused.
+/// Executes operations, one at a time as at the borders of the parts of a plan, or all together. Returns which were refused.
 fn refused(kernel: &mut Netlink, operations: &[Operation], each_alone: bool) -> Result<Vec<usize>> {
     if !each_alone {
         return Ok(kernel.apply(operations)?.into_iter().map(|(place, _)| place).collect());
@@ -55,7 +55,7 @@ fn a_port_without_one_of_its_filters_stays_down() -> Result<()> {
             let port = name(device);
             let at = |handle| FilterHandle { priority: REJECT_PRIORITY, handle };
             let rest = FilterHandle { priority: REJECT_PRIORITY + 10, handle: 1 };
-            // It reads from a cell that nothing was written to, which the kernel takes from nobody.
+            // It reads from an uninitialised register, which the kernel always refuses.
             let bad: Program = [Instruction { code: 0x60, jt: 0, jf: 0, k: 3 }, ret()].into_iter().collect();
             let unlimited = IngressFilter::Limit(bad.clone(), NEIGHBOURS);
             let good: Program = [ret()].into_iter().collect();
@@ -74,7 +74,7 @@ fn a_port_without_one_of_its_filters_stays_down() -> Result<()> {
             assert_eq!(refused(kernel, &operations, each_alone)?, [2, 4, 5], "{device}");
             ensure!(!is_up(netns, device)?, "{device} is up without a filter");
             ensure!(!netns.ip(&format!("-o link show dev {device}"))?.contains("master"), "{device} is in the VRF");
-            // With all of them it may go up, also where the kernel cannot limit what comes.
+            // With all of them it can go up, also if the kernel cannot limit what arrives.
             let last = Operation::SetFilter(port, at(2), IngressFilter::Reject(good));
             let limit = FilterHandle { priority: LIMIT_PRIORITY, handle: 1 };
             let limit = Operation::SetFilter(port, limit, unlimited);
@@ -103,7 +103,7 @@ fn a_port_outside_of_its_vrf_stays_down() -> Result<()> {
             ensure!(!is_up(netns, device)?, "{device} is up in the host's own network");
         }
         netns.ip("link add cpsvrf5 up type vrf table 2000000005")?;
-        // A look begins anew.
+        // A new observation begins.
         kernel.observe_all()?;
         let up = Operation::ChangeLink(name("port0"), LinkChange::Up(true));
         let operations = [Operation::ChangeLink(name("port0"), LinkChange::Enslave(name("cpsvrf5"))), up];
@@ -113,7 +113,7 @@ fn a_port_outside_of_its_vrf_stays_down() -> Result<()> {
     })
 }
 
-/// What an agent has marked that was killed before it removed it is not removed by the next, nor what somebody else has put there.
+/// Objects that an agent marked for removal before it was killed are not removed by the next one, nor are foreign objects there.
 #[test]
 fn removals_take_only_what_they_name() -> Result<()> {
     with(&["gone0", "gone1", "stays"], |netns, kernel| {

@@ -1,4 +1,4 @@
-//! When a peering is deleted traffic stops at once in both directions, also if only one end's hosts can be reached (C5).
+//! When a peering is deleted traffic stops immediately in both directions, also if only one end's hosts can be reached (C5).
 
 use crate::{a_and_b, do_not_reach_each_other, reach_each_other};
 use anyhow::{Context, Result, ensure};
@@ -13,10 +13,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// How long a stream is watched.
+/// How long a stream is observed.
 const WATCH: Duration = Duration::from_millis(500);
 
-/// How long a delete waits for a host that cannot be reached. The one that can has to be done by then.
+/// How long a delete waits for a host that cannot be reached. The reachable one must be done by then.
 const DELETE_WAIT: Duration = Duration::from_secs(2);
 
 /// C5.
@@ -96,8 +96,8 @@ fn pairs_can_be_peered_and_parted_again_and_again() -> Result<()> {
     Ok(())
 }
 
-/// Deletes a peering of A and B under streams in both directions, and checks that not a packet comes after the answer;
-/// what the CLI printed.
+/// Deletes a peering of A and B under streams in both directions, and checks that no packet arrives after the response;
+/// returns the output of the CLI.
 fn deleted_under_streams(lab: &Lab, id: &PeeringId) -> Result<String> {
     let (a, b) = (lab.server("h1", "eth1"), lab.server("h2", "eth1"));
     let streams = [Stream::start(a, b, b.ipv4()?, 200)?, Stream::start(b, a, a.ipv6()?, 200)?];

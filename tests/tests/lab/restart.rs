@@ -1,11 +1,11 @@
-//! Daemons that are killed under traffic and started again, and pushes that have nothing to say.
+//! Daemons that are killed under traffic and restarted, and pushes without changes.
 
 use crate::{NORTH, a_and_b, do_not_reach_each_other, reach_each_other};
 use anyhow::{Context as _, Result, ensure};
 use cps_peering_tests::{Lab, Release, Store, monitor::Monitor, stream::Stream};
 use std::{thread, time::Duration};
 
-/// How long a stream is watched.
+/// How long a stream is observed.
 const WATCH: Duration = Duration::from_millis(500);
 
 #[test]
@@ -44,7 +44,7 @@ fn an_agent_that_starts_changes_nothing_in_a_kernel_that_is_right() -> Result<()
     let before = lab.host("h1").snapshot()?;
     lab.start_agent("h1")?;
     lab.wait_for_agent("h1")?;
-    // Who may send with which VNI is known to the program of the agent that put it there, so a new one puts its own in its place
+    // The map of VNIs and senders belongs to the agent that created it, so a new one puts its own in its place
     // on each device, with what it knows.
     let counted = lab.host("h1").netns().sh(HANDED_OVER)?;
     let handed_over: u64 = counted.trim().parse()?;
@@ -134,7 +134,7 @@ fn a_stream_loses_nothing_when_the_leader_of_two_controllers_is_killed() -> Resu
     let events = monitor.stop()?;
     ensure!(events.is_empty(), "{}", events.join("\n"));
 
-    // What the other one is told is done, and what it did is known when the first is back.
+    // Commands to the other one succeed, and their results are known when the first is back.
     lab.unpeer(&id)?;
     do_not_reach_each_other(lab.server("h1", "eth1"), lab.server("h2", "eth1"))?;
     lab.peer("vpc-b", "vpc-a")?;
@@ -146,7 +146,7 @@ fn a_stream_loses_nothing_when_the_leader_of_two_controllers_is_killed() -> Resu
     reach_each_other(lab.server("h1", "eth1"), lab.server("h2", "eth1"))
 }
 
-/// A peering is made, carries packets, and ends; all hosts are in sync afterwards.
+/// A peering is created, carries packets, and is deleted; all hosts are in sync afterwards.
 fn a_change_takes_effect(lab: &Lab, when: &str) -> Result<()> {
     let change = || -> Result<()> {
         let (a, c) = (lab.server("h1", "eth1"), lab.server("h2", "eth2"));

@@ -1,4 +1,4 @@
-//! One bandwidth for many hosts (rule B3): with packets, and with everything away that could keep the sum.
+//! One bandwidth for many hosts (rule B3): with packets, and without anything that could maintain the sum.
 
 use super::*;
 use anyhow::Context;
@@ -16,7 +16,7 @@ pub(crate) const DATAGRAM: usize = 1000;
 pub(crate) const FRAME: u64 = DATAGRAM as u64 + 8 + 20 + 14;
 /// More than all of the bandwidth, in datagrams per second.
 const FLOOD: u32 = 300;
-/// Beside floods agents and controller take long on one processor.
+/// During floods agents and controller take long on one processor.
 const PATIENCE: Duration = Duration::from_mins(1);
 const SENDERS: [&str; 3] = ["h1", "h2", "h3"];
 
@@ -41,7 +41,7 @@ fn flood(lab: &Lab, host: &str) -> Result<Stream> {
     Stream::of_size(lab.server(host, "eth1").netns(), to.netns(), to.ipv4()?, FLOOD, DATAGRAM)
 }
 
-/// What each of the senders' kernels lets pass, in percent of the bandwidth, as `tc` says.
+/// What each of the senders' kernels lets pass, in percent of the bandwidth, by `tc`.
 fn parts(lab: &Lab) -> Result<[f64; 3]> {
     let [one, two, three] = SENDERS;
     Ok([part(lab, one)?, part(lab, two)?, part(lab, three)?])
@@ -71,7 +71,7 @@ pub(crate) fn mbit(classes: &str) -> Option<f64> {
     Some(number.parse::<f64>().ok()? * unit)
 }
 
-/// What the senders' kernels say of it, for whom it did not come out as it should.
+/// The counters of the senders' kernels, for failures.
 fn sent(lab: &Lab) -> String {
     let of = |host| lab.host(host).netns().exec("tc -s qdisc show").and_then(Ended::ok);
     SENDERS.map(|host| of(host).unwrap_or_default()).join("\n")
@@ -85,7 +85,7 @@ fn wait_for(lab: &Lab, what: &str, there: impl Fn([f64; 3]) -> bool) -> Result<(
     })
 }
 
-/// However one looks at it, within no second more passed than the bandwidth. Each host may begin with a burst of a hundredth
+/// By any alignment, no second had more than the bandwidth. Each host may begin with a burst of a hundredth
 /// of what it may send in a second, and a frame that has begun is sent to its end. What was sent evenly arrives when the one
 /// processor of this kernel gets to it, a tick of 10 ms late: one more hundredth.
 fn never_too_much(records: &[Record]) -> Result<()> {
@@ -128,7 +128,7 @@ fn the_bandwidth_follows_who_sends() -> Result<()> {
     never_too_much(&records)
 }
 
-/// B3, with everything away that could keep the sum.
+/// B3, without anything that could maintain the sum.
 #[test]
 fn the_sum_holds_while_the_controller_is_dead_and_while_a_host_does_not_answer() -> Result<()> {
     let mut lab = Lab::in_sync(three_senders())?;
@@ -143,7 +143,7 @@ fn the_sum_holds_while_the_controller_is_dead_and_while_a_host_does_not_answer()
     ensure!(dead.iter().sum::<f64>() <= 100.0 && dead[2] > 30.0, "{dead:?}");
     streams[1].end();
     lab.start_controller()?;
-    // The third may send what it may, so the first gets what is left, and no more.
+    // The third may still send its share, so the first gets what is left, and no more.
     wait_for(&lab, "what is left for the first", |parts| parts[0] > 60.0)?;
     let now = parts(&lab)?;
     ensure!(now[2] >= dead[2] && now.iter().sum::<f64>() <= 100.0, "{now:?} after {dead:?}");
@@ -166,10 +166,10 @@ fn a_host_that_comes_or_goes_leaves_the_sum_as_it_is() -> Result<()> {
     let mut streams = vec![flood(&lab, "h1")?, flood(&lab, "h2")?];
     wait_for(&lab, "equal parts for two who send", |parts| parts[..2].iter().all(|part| *part > 45.0))?;
     lab.controller().apply(&with_one, true)?;
-    // Whoever does not answer in time keeps what it has, and is left alone for a while.
+    // A host that does not answer in time keeps its share, and is left alone for a while.
     wait::until("all for the one that is left", PATIENCE, || {
         let part = part(&lab, "h1")?;
-        // All but the frame that each second has less.
+        // All but the one frame per second that is lost to rounding.
         ensure!((99.0..=100.0).contains(&part), "{part} percent");
         Ok(Some(()))
     })?;

@@ -96,7 +96,7 @@ fn the_four_kinds_of_peering_carry_packets_from_acceptance_to_deletion() -> Resu
         reach_each_other(a, server)?;
         made.push((id, region, account, server));
     }
-    // Not transitive, whoever they belong to.
+    // Not transitive, whoever owns them.
     do_not_reach_each_other(made[0].3, made[2].3)?;
     do_not_reach_each_other(made[1].3, made[3].3)?;
     for (id, region, account, server) in made {

@@ -1,4 +1,4 @@
-//! Who may speak with whom, with certificates as `cps-peering pki` makes them.
+//! Which parties accept each other, with certificates made by `cps-peering pki`.
 
 use crate::{a_and_b, reach_each_other};
 use anyhow::{Context, Result, ensure};
@@ -13,7 +13,7 @@ use cps_peering_tests::{
 use serde_json::Value;
 use std::{fs, sync::Arc};
 
-/// The interface of a host's agent, as it looks to a client with a certificate of the lab.
+/// The API of a host's agent, for a client with a certificate of the lab.
 fn agent_for(lab: &Lab, host: &str, client: &str) -> Result<Endpoint> {
     let identity = Identity::open(&lab.pki().files(client))?;
     let tls = Arc::new(identity.client_of(&tls::host(&host.parse()?)));
@@ -27,7 +27,7 @@ fn agents_obey_the_controller_alone() -> Result<()> {
     let mut other = before.clone();
     other["revision"]["number"] = 1_000_000.into();
     other["vrfs"] = serde_json::json!({});
-    // Another host, and one who may read metrics: both have certificates of the same CA.
+    // Another host, and a client for metrics: both have certificates of the same CA.
     lab.pki().run(&["issue", "monitoring"])?;
     for client in ["host-h2", "monitoring"] {
         let agent = agent_for(&lab, "h1", client)?;
@@ -46,11 +46,11 @@ fn agents_obey_the_controller_alone() -> Result<()> {
         figures("monitoring").is_ok() && figures("host-h2").is_err(),
         "metrics are for monitoring, not for other hosts"
     );
-    // A client without a certificate does not come so far.
+    // A client without a certificate does not get that far.
     let nobody = Endpoint { tls: lab.pki().as_client()?, ..lab.host("h1").endpoint() };
     ensure!(nobody.text(agent_api::HEALTH_PATH).is_err(), "an agent answers who has no certificate");
     ensure!(lab.ledger("h1")? == before, "what was refused has changed something");
-    // The host asks its own agent, as `status` does.
+    // The host queries its own agent, as `status` does.
     let own: HostReport = agent_for(&lab, "h1", "host-h1")?.call("GET", agent_api::STATUS_PATH, None)?;
     ensure!(own.in_sync(), "{own:?}");
     for command in ["status", "diff"] {
@@ -93,7 +93,7 @@ fn a_new_ca_takes_over_without_a_restart_and_metrics_tell() -> Result<()> {
         Ok(line.with_context(|| text.clone())?.to_owned())
     };
     let before = expiry("h1")?;
-    // Both CAs are good until everybody has a certificate of the new one.
+    // Both CAs are trusted until all have a certificate of the new one.
     let old = fs::read_to_string(pki.ca())?;
     pki.run(&["init", "--force", "--days", "100"])?;
     let new = fs::read_to_string(pki.ca())?;
@@ -105,13 +105,13 @@ fn a_new_ca_takes_over_without_a_restart_and_metrics_tell() -> Result<()> {
             Ok(Some(()))
         })?;
     }
-    // The signer's certificate comes first in what `pki` reads.
+    // `pki` signs with the first certificate in the file.
     fs::write(pki.ca(), format!("{new}{old}"))?;
     pki.run(&["issue", "host", "h1", "h2", "--force"])?;
     pki.run(&["issue", "controller", "--force", "--address", "100.64.0.1"])?;
     pki.run(&["issue", "monitoring", "--force"])?;
     fs::write(pki.ca(), &new)?;
-    // The CLI trusts the new CA alone, and knows the controller when that has its new certificate.
+    // The CLI trusts the new CA alone, and accepts the controller once that has its new certificate.
     wait::until("the controller has its new certificate", SOON, || {
         lab.controller().cli(&["peering", "list"])?.ok()?;
         Ok(Some(()))

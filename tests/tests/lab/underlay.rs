@@ -1,4 +1,4 @@
-//! What arrives with a VNI is accepted only from the hosts that have part in it (C7), through whatever interface it comes.
+//! VXLAN packets are accepted only from the hosts that have part in the VNI (C7), on whichever interface they arrive.
 
 use crate::{
     NORTH,
@@ -34,7 +34,7 @@ pub(crate) fn two_peers(underlay: &str) -> Topology {
         .peering("vpc-a", "vpc-c")
 }
 
-/// The VNI with which packets of a peer come to A.
+/// The VNI with which packets of a peer arrive for A.
 pub(crate) fn vni_from(lab: &Lab, peer_cidr: &str) -> Result<u32> {
     let ledger = lab.ledger("h1")?;
     let sides = ledger["sides"].as_object().context("no sides")?;
@@ -55,7 +55,7 @@ pub(crate) fn inner(lab: &Lab, vni: u32) -> Result<Vec<Vec<u8>>> {
     Ok(vec![four, ethernet(to, IPV6, &udp(b.ipv6()?, a.ipv6()?, 7, b"forged"))])
 }
 
-/// Everything in which a VXLAN packet may come: as it is, with options or further headers, and in fragments. Each stands for one
+/// All forms of a VXLAN packet: plain, with options or further headers, and in fragments. Each stands for one
 /// packet.
 fn forms(outer: &[u8]) -> Vec<Vec<Vec<u8>>> {
     // Fragments of one packet must not be taken for another's.
@@ -118,7 +118,7 @@ fn so_it_is_where_the_underlay_is_ipv6() -> Result<()> {
     taken_only_from_vteps("2001:db8::", &[true])
 }
 
-/// With an agent that lives, that is dead, that has started again.
+/// With an agent that runs, that is dead, that was restarted.
 fn taken_only_from_vteps(underlay: &str, rounds: &[bool]) -> Result<()> {
     let mut lab = Lab::in_sync(two_peers(underlay))?;
     let at = |last: &str| address(&format!("{underlay}{last}"));
@@ -143,7 +143,7 @@ fn taken_only_from_vteps(underlay: &str, rounds: &[bool]) -> Result<()> {
         let (a, host) = (lab.server("h1", "eth1"), lab.host("h1").netns());
         let mut sent = Vec::new();
         for frame in &inner {
-            // No VTEP at all; one without part in that VNI; the host itself. What B's host may send is B's VNI alone.
+            // No VTEP at all; one without part in that VNI; the host itself. B's host may only send B's VNI.
             for (source, vni) in [("9", from_b), ("3", from_b), ("1", from_b), ("2", from_c)] {
                 let outer = vxlan(at(source), own, vni, frame);
                 sent.extend(forms(&outer).concat().iter().map(|packet| ethernet(uplink, kind, packet)));
@@ -184,14 +184,14 @@ fn taken_only_from_vteps(underlay: &str, rounds: &[bool]) -> Result<()> {
     reach_each_other(lab.server("h1", "eth1"), lab.server("h2", "eth1"))
 }
 
-/// The same frames from B's host, or from who can send with its address: they are taken, since nothing else was wrong.
+/// The same frames from B's host, or from a sender with its address: they are accepted, since nothing else was wrong.
 fn honest(inner: &[Vec<u8>], source: IpAddr, own: IpAddr, vni: u32) -> Vec<Vec<Vec<u8>>> {
     let all = inner.iter().flat_map(|frame| forms(&vxlan(source, own, vni, frame)));
-    // A first fragment without the VNI cannot be told from a forged one.
+    // A first fragment without the VNI cannot be distinguished from a forged one.
     all.filter(|packets| packets.len() == 1 || packets[0].len() >= 20 + 16).collect()
 }
 
-/// Where else than on its own interface a host may have its VTEP address: `under`, on top of that interface.
+/// Where a host can have its VTEP address other than on its own interface: `under`, on top of that interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Under {
     Bond,
@@ -236,7 +236,7 @@ impl Under {
     }
 }
 
-/// C7. Frames come from the link that `under` is on: members of a bond or bridge, and the interface below a VLAN, take some by themselves.
+/// C7. Frames arrive on the link that `under` is on: members of a bond or bridge, and the interface below a VLAN, take some by themselves.
 fn taken_only_from_vteps_by(under: Under, underlay: &str) -> Result<()> {
     let mut lab = Lab::builder(two_peers(underlay)).build()?;
     let at = |last: &str| address(&format!("{underlay}{last}"));
@@ -252,7 +252,7 @@ fn taken_only_from_vteps_by(under: Under, underlay: &str) -> Result<()> {
     let (a, host) = (lab.server("h1", "eth1"), lab.host("h1").netns());
     reach_each_other(a, lab.server("h2", "eth1"))?;
     reach_each_other(a, lab.server("h3", "eth1"))?;
-    // The host's routes are its own: what comes is looked at for its source by the agent's programs alone.
+    // The host's routes are its own: only the agent's programs check the source of what arrives.
     host.sh("for file in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $file; done")?;
     let (from_b, from_c) = (vni_from(&lab, "10.2.0.0/16")?, vni_from(&lab, "10.3.0.0/16")?);
     let (inner, kind, to) = (inner(&lab, from_b)?, ethertype(own), mac(host, "under")?);
@@ -315,7 +315,7 @@ fn no_tunnel_is_up_while_an_interface_cannot_be_guarded() -> Result<()> {
     };
     let all_up = |(there, up): (usize, usize)| there >= 2 && up == there;
     ensure!(all_up(tunnels()?), "{:?}", tunnels()?);
-    // The agent guards it at once: the qdisc is replaced afterwards.
+    // The agent protects it immediately: the qdisc is replaced afterwards.
     host.sh("ip link add shared type dummy; ip link set shared up")?;
     wait::until("the qdisc with a block", PATIENCE, || {
         let replaced =
@@ -341,7 +341,7 @@ fn no_tunnel_is_up_while_an_interface_cannot_be_guarded() -> Result<()> {
     reach_each_other(lab.server("h1", "eth1"), lab.server("h2", "eth1"))
 }
 
-/// An interface of a host that a packet can come by: what is received, through which link of the intruder's, with which tags.
+/// An interface of a host by which a packet can arrive: what is received, through which link of the intruder's, with which tags.
 struct Path {
     receiver: &'static str,
     by: &'static str,
@@ -412,7 +412,7 @@ fn new_interfaces_are_no_way_around() -> Result<()> {
         Ok(Some(()))
     })?;
     assert_eq!(taken(a)? - before, PATHS.len() as u64);
-    // Other people's VNIs on the same port are none of ours.
+    // Foreign VNIs on the same port are not ours.
     host.ip_batch(&[
         "link add theirs type vxlan id 7777 dstport 4789 local 198.18.9.1 nolearning".into(),
         "link set theirs address 02:00:00:00:00:99 up".into(),
@@ -428,7 +428,7 @@ fn new_interfaces_are_no_way_around() -> Result<()> {
     frames::send(&intruder, "n0", &[ethernet(mac(host, "new")?, IPV4, &theirs)])?;
     wait::until("their packet", PATIENCE, || Ok((packets()? > 0).then_some(())))?;
     host.ip("link del theirs")?;
-    // A filter of somebody else before ours is told.
+    // A foreign filter before ours is reported.
     host.sh("tc filter add dev new ingress pref 10 matchall action ok")?;
     wait::until("the conflict", PATIENCE, || {
         let report = lab.host("h1").report()?;

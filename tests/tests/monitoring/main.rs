@@ -1,4 +1,4 @@
-//! Alert rules and dashboard, with Debian's Prometheus and what controller and agent really show.
+//! Alert rules and dashboard, with Debian's Prometheus and the real metrics of controller and agent.
 
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 
@@ -14,7 +14,7 @@ use shipped::{names, selectors, shipped};
 use site::{PATIENCE, Site};
 use std::{collections::BTreeMap, fs, process::Command};
 
-/// What the names of figures stand for: by the name of a series, whether there is one already.
+/// The metric names by the name of a series, and whether the series exists already.
 fn series(text: &str) -> BTreeMap<String, bool> {
     let mut found = BTreeMap::new();
     let there =
@@ -32,7 +32,7 @@ fn series(text: &str) -> BTreeMap<String, bool> {
 }
 
 #[test]
-fn every_alert_fires_on_what_it_is_for_and_on_nothing_else() {
+fn every_alert_fires_for_its_condition_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let cases =
         include_str!("alerts.test.yml").replace("- ALERTS\n", &format!("- {}\n", shipped("alerts.yml").display()));
@@ -50,7 +50,7 @@ fn every_alert_fires_on_what_it_is_for_and_on_nothing_else() {
 }
 
 #[test]
-fn prometheus_reads_both_daemons_and_knows_every_figure_that_is_asked_for() {
+fn prometheus_scrapes_both_daemons_and_knows_every_metric_in_use() {
     let mut site = Site::start().unwrap();
     check(&mut site).with_context(|| site.logs()).unwrap();
 }
@@ -84,7 +84,7 @@ fn check(site: &mut Site) -> Result<()> {
             ensure!(known.contains_key(&name), "no daemon shows {name}, which is in {expression}");
         }
         site.query(expression).with_context(|| expression.clone())?;
-        // Labels and their values, too, where the daemons show them from the start.
+        // Labels and their values, too, if the daemons export them from the start.
         for (name, selector) in selectors(expression) {
             let from_the_start = known.get(&name) == Some(&true) && !selector.contains("code=~");
             ensure!(!from_the_start || !site.query(&selector)?.is_empty(), "nothing is {selector}");
@@ -93,7 +93,7 @@ fn check(site: &mut Site) -> Result<()> {
     true_figures(site)
 }
 
-/// What they say is so.
+/// The metrics have the right values.
 fn true_figures(site: &mut Site) -> Result<()> {
     let holds = |site: &Site, expression: &str| -> Result<()> {
         ensure!(!site.query(expression)?.is_empty(), "{expression} is not so: {}", site.controller_metrics()?);
@@ -102,7 +102,7 @@ fn true_figures(site: &mut Site) -> Result<()> {
     holds(site, "time() - cps_controller_last_backup_timestamp_seconds < 600")?;
     holds(site, "cps_controller_store_failed == 0")?;
     holds(site, "count(time() - process_start_time_seconds < 600) == 2")?;
-    // An alert's link leads to what there is to do.
+    // An alert's link leads to its remedy.
     let link = site.runbook("CpsPeeringHostOutOfSync")?;
     let (page, heading) = link.split_once('#').context("no heading")?;
     let path = page.strip_prefix("https://127.0.0.1:7400").with_context(|| link.clone())?;
@@ -110,7 +110,7 @@ fn true_figures(site: &mut Site) -> Result<()> {
         site.controller_page(path)?.contains(&format!("<h3 id=\"{heading}\">CpsPeeringHostOutOfSync</h3>")),
         "{link}"
     );
-    // The interface of its port is not there.
+    // The interface of its port does not exist.
     holds(site, "cps_controller_host_in_sync{host=\"h1\"} == 0 and cps_controller_host_reached == 1")?;
     site.kill_agent()?;
     site.begin_maintenance()?;
@@ -120,7 +120,7 @@ fn true_figures(site: &mut Site) -> Result<()> {
     })
 }
 
-/// The same in Prometheus' classic text format, where a counter is described by the name of its series.
+/// The same in Prometheus' classic text format, in which a counter is described by the name of its series.
 fn classic(text: &str) -> String {
     let counters: Vec<&str> =
         text.lines().filter_map(|it| it.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();

@@ -1,4 +1,4 @@
-//! The files as they are shipped, and what their expressions ask for.
+//! The files as shipped, and the metrics in their expressions.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A rule, as Prometheus has understood it.
+/// A rule, as Prometheus parsed it.
 #[derive(Debug)]
 pub(crate) struct Alert {
     pub(crate) name: String,
@@ -25,7 +25,7 @@ pub(crate) fn shipped(name: &str) -> PathBuf {
     root().join("config/monitoring").join(name)
 }
 
-/// The expressions of the dashboard, with what Grafana would put in.
+/// The expressions of the dashboard, with Grafana's variables replaced.
 pub(crate) fn dashboard() -> Result<Vec<String>> {
     let dashboard: Value = serde_json::from_str(&fs::read_to_string(shipped("dashboard.json"))?)?;
     let panels = dashboard["panels"].as_array().context("no panels")?;
@@ -39,7 +39,7 @@ pub(crate) fn dashboard() -> Result<Vec<String>> {
     expressions.map(|it| Ok(it?.replace("$__rate_interval", "5m"))).collect()
 }
 
-/// An error unless the guide has a heading for an alert, and the alert leads there.
+/// An error unless the guide has a heading for an alert to which the alert leads.
 pub(crate) fn in_the_guide(alert: &Alert) -> Result<()> {
     let guide = fs::read_to_string(root().join("systemd/GUIDE.md"))?;
     let heading = format!("### {}", alert.name);
@@ -58,7 +58,7 @@ fn spelt_out(expression: &str) -> Vec<String> {
     }
 }
 
-/// The names of daemons' figures in an expression.
+/// The names of daemons' metrics in an expression.
 pub(crate) fn names(expression: &str) -> Vec<String> {
     let mut found = Vec::new();
     for expression in spelt_out(expression) {
@@ -68,7 +68,7 @@ pub(crate) fn names(expression: &str) -> Vec<String> {
     found
 }
 
-/// The selectors with labels in an expression, with the names of their figures.
+/// The selectors with labels in an expression, with the names of their metrics.
 pub(crate) fn selectors(expression: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for name in names(expression) {

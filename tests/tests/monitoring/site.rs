@@ -1,5 +1,5 @@
 //! A controller, an agent and a Prometheus in a network namespace of their own. The kernel need not have VRFs: what the agent
-//! cannot do is a figure, too.
+//! cannot do is a metric, too.
 
 use crate::shipped::{Alert, shipped};
 use anyhow::{Context, Result, ensure};
@@ -116,7 +116,7 @@ impl Site {
         self.write("agent.toml", &toml::to_string(&settings)?)
     }
 
-    /// A host with a VPC, for the figures that are there only then.
+    /// A host with a VPC, for the metrics that exist only then.
     fn inventory(&mut self) -> Result<()> {
         let file = self.write("inventory.toml", &toml::to_string(&topology().build())?)?;
         wait::until("the controller takes an inventory", PATIENCE, || {
@@ -128,7 +128,7 @@ impl Site {
         self.cli(&["admin", "backup"]).map(drop)
     }
 
-    /// The host is being worked on.
+    /// The host is in maintenance.
     pub(crate) fn begin_maintenance(&self) -> Result<()> {
         let mut inventory = topology().build();
         inventory.hosts[0].maintenance = true;
@@ -146,7 +146,7 @@ impl Site {
         run(command.arg("--ca").arg(self.pki.ca()).args(arguments))?.ok()
     }
 
-    /// The shipped settings of Prometheus, with this controller's address, and impatient.
+    /// The shipped settings of Prometheus, with this controller's address, and shorter intervals.
     fn prometheus(&self) -> Result<String> {
         let folder = self.folder.path().join("cps-peering");
         fs::create_dir(&folder)?;
@@ -169,7 +169,7 @@ impl Site {
         Ok(path)
     }
 
-    /// What Prometheus answers to a GET.
+    /// Prometheus' response to a GET.
     pub(crate) fn get(&self, path: &str) -> Result<Value> {
         let answer = self.netns.within(|| {
             let mut stream = TcpStream::connect(PROMETHEUS)?;
@@ -183,7 +183,7 @@ impl Site {
         serde_json::from_str(body).with_context(|| answer.clone())
     }
 
-    /// What an expression is now; nothing where it selects nothing. Wrong ones are errors.
+    /// The value of an expression; nothing if it selects nothing. Invalid ones are errors.
     pub(crate) fn query(&self, expression: &str) -> Result<String> {
         let mut command = self.netns.command("promtool");
         run(command.args(["query", "instant", &format!("http://{PROMETHEUS}"), expression]))?
@@ -213,7 +213,7 @@ impl Site {
         })
     }
 
-    /// Where an alert that waits or fires leads to.
+    /// The link of an alert that is pending or firing.
     pub(crate) fn runbook(&self, name: &str) -> Result<String> {
         wait::until(&format!("{name} is seen"), PATIENCE, || {
             let answer = self.get("/api/v1/alerts")?;
@@ -223,7 +223,7 @@ impl Site {
         })
     }
 
-    /// What the controller shows at a path.
+    /// The controller's response at a path.
     pub(crate) fn controller_page(&self, path: &str) -> Result<String> {
         let identity = Identity::open(&self.pki.files("monitoring"))?;
         let tls = Arc::new(identity.client_of(tls::CONTROLLER));
@@ -244,7 +244,7 @@ impl Site {
         self.metrics(AGENT, &tls::host(&"h1".parse()?))
     }
 
-    /// What the daemons said last.
+    /// The last output of the daemons.
     pub(crate) fn logs(&self) -> String {
         self.daemons.iter().map(Daemon::log_tail).collect::<Vec<_>>().join("\n---\n")
     }

@@ -10,9 +10,9 @@ use anyhow::{Context, Result, ensure};
 use std::fs;
 
 const TLS: &str = "/etc/cps-peering/tls";
-/// The quota of the guide, and one that is soon full.
+/// The quota in the guide, and one that is soon full.
 const QUOTA: [&str; 2] = ["8589934592", "16777216"];
-/// A command that is not acknowledged while nobody leads, or the store takes no writes.
+/// A command that is not acknowledged without a leader, or if the store takes no writes.
 const COMMAND: &str = "cps-peering --controller https://192.0.2.11:7400 admin account create";
 
 pub(crate) fn tell(site: &mut Site) -> Result<()> {
@@ -25,7 +25,7 @@ pub(crate) fn tell(site: &mut Site) -> Result<()> {
     site.chapter("the store in a file again", moved_back)
 }
 
-/// The guide's `/etc/default/etcd` for a member: it has that of c1.
+/// The guide's `/etc/default/etcd` for a member: the guide has that of c1.
 fn settings(number: u32) -> Result<String> {
     let own = |line: &str| {
         let line = line.replace(QUOTA[0], QUOTA[1]);
@@ -42,7 +42,7 @@ fn settings(number: u32) -> Result<String> {
     Ok(text.lines().map(|line| own(line) + "\n").collect())
 }
 
-/// The guide's command that asks all members, which it calls `E`, for scripts.
+/// The guide's command that queries all members, which it calls `E`, for scripts.
 fn etcdctl() -> Result<String> {
     let (_, health) = guide::block("sh", "endpoint health")?.split_once("cd /etc").context("no folder")?;
     let (folder, command) = health.split_once('\n').context("no command")?;
@@ -50,7 +50,7 @@ fn etcdctl() -> Result<String> {
     Ok(format!("cd /etc{folder}\nE() {{ {command} \"$@\"; }}\n"))
 }
 
-/// Runs the lines of a block that begin with `$E`, with words in the place of others.
+/// Runs the lines of a block that begin with `$E`, with some words replaced.
 fn follow(h1: &mut Machine, words: &str, replace: &[(&str, &str)]) -> Result<()> {
     for line in guide::block("text", words)?.lines().filter_map(|line| line.trim().strip_prefix("$E ")) {
         let line = line.split('#').next().unwrap_or_default();
@@ -128,7 +128,7 @@ fn moved(site: &mut Site) -> Result<()> {
         (grep '^store_key_file' /root/table.toml; cat {SETTINGS}; grep -v '^store_key_file' /root/table.toml) >/root/new.toml
         cat /root/new.toml >{SETTINGS}"
     ))?;
-    // The end of the block asks how it is.
+    // The end of the block shows the status.
     let (block, asked) =
         guide::block("sh", "move-store --from old.toml")?.split_once("\ncurl").context("no question")?;
     h1.sh(&format!("cd /root; {block}"))?;
@@ -138,7 +138,7 @@ fn moved(site: &mut Site) -> Result<()> {
     in_sync(site)
 }
 
-/// Without a member commands go on, and none is lost that was acknowledged.
+/// Without a member commands succeed, and no acknowledged one is lost.
 fn killed(site: &mut Site) -> Result<()> {
     site.h1.sh(&format!(
         "systemd-run --quiet --collect --unit=commands bash -c '
@@ -175,7 +175,7 @@ fn replaced(site: &mut Site) -> Result<()> {
     in_sync(site)
 }
 
-/// Somebody fills it. After what the guide says it takes writes again, without a restart.
+/// It is filled. After what the guide says it takes writes again, without a restart.
 fn full(site: &mut Site) -> Result<()> {
     let h1 = &mut site.h1;
     let before = h1.property(CONTROLLER, "MainPID")?;
@@ -201,7 +201,7 @@ fn full(site: &mut Site) -> Result<()> {
     in_sync(site)
 }
 
-/// One of three is no quorum. Traffic goes on, and so do commands once there are two again.
+/// One of three is no quorum. Traffic continues, and commands succeed once there are two again.
 fn without_quorum(site: &mut Site) -> Result<()> {
     site.h2.sh("systemctl stop etcd etcd-c3")?;
     let (done, told) = acknowledged(&mut site.h1, "alone")?;

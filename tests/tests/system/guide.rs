@@ -1,10 +1,10 @@
-//! What the guide tells: its inventory, and the commands in its text for looking what is wrong.
+//! The guide's content: its inventory, and the commands in its text for troubleshooting.
 
 use crate::{installed::BACKUPS, machine::Machine};
 use anyhow::{Context, Result, ensure};
 
 const GUIDE: &str = include_str!("../../../systemd/GUIDE.md");
-/// What a word in typewriter begins with that is a command. What Prometheus brings is used by another test.
+/// How a code span begins that is a command. What Prometheus brings is used by another test.
 const PROGRAMS: [&str; 9] = [
     "cps-peering",
     "cps-peering-agent",
@@ -17,7 +17,7 @@ const PROGRAMS: [&str; 9] = [
     "ss",
 ];
 
-/// The block of this kind that holds these words, as it stands.
+/// The code block of this kind that contains these words, unchanged.
 pub(crate) fn block(kind: &str, words: &str) -> Result<&'static str> {
     let begins = format!("```{kind}\n");
     let mut blocks = GUIDE.split(&begins).skip(1).filter_map(|it| it.split("```").next());
@@ -29,7 +29,7 @@ pub(crate) fn inventory() -> Result<&'static str> {
     block("toml", "[[regions]]")
 }
 
-/// The drop-in by which systemd hands secrets over.
+/// The drop-in with which systemd passes secrets.
 pub(crate) fn credentials() -> Result<&'static str> {
     block("ini", "LoadCredential=")
 }
@@ -45,20 +45,20 @@ fn commands(chapter: &str) -> Result<Vec<String>> {
     Ok(commands.collect())
 }
 
-/// Runs all commands of a chapter on a machine where all is well. How many there were.
+/// Runs all commands of a chapter on a healthy machine. Returns how many there were.
 pub(crate) fn follow(machine: &mut Machine, chapter: &str) -> Result<usize> {
     let commands = commands(chapter)?;
     for told in &commands {
         let mut command = told.replace("NAME", "a-b").replace("MBITS", "100");
         if command.contains("COPY") {
-            // Of the store, for while no controller runs.
+            // About the store, for while no controller runs.
             command = format!(
                 "copy=$(ls -t {BACKUPS}/* | head -1); systemctl stop cps-peering-controller; {}; code=$?; \
                  systemctl start cps-peering-controller; cps-peering-controller release; (exit $code)",
                 command.replace("COPY", "\"$copy\"")
             );
         }
-        // It is told to end it.
+        // It is stopped by a timeout.
         let endless = command.starts_with("ip monitor");
         let (code, printed) = machine.run(&if endless { format!("timeout 1 {command}") } else { command.clone() })?;
         let right = match code {

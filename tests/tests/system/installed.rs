@@ -1,4 +1,4 @@
-//! What the packages install, and how to see that it works.
+//! The contents of the packages, and how to see that they work.
 
 use crate::Site;
 use anyhow::Result;
@@ -7,7 +7,7 @@ pub(crate) const AGENT: &str = "cps-peering-agent.service";
 pub(crate) const CONTROLLER: &str = "cps-peering-controller.service";
 pub(crate) const BACKUPS: &str = "/var/lib/cps-peering-controller/backups";
 
-/// Waits until both hosts are in sync, as the daemons tell systemd.
+/// Waits until both hosts are in sync, as the daemons report to systemd.
 pub(crate) fn in_sync(site: &mut Site) -> Result<()> {
     for machine in [&mut site.h1, &mut site.h2] {
         machine.until(&format!(

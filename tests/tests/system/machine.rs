@@ -18,16 +18,16 @@ use std::{
     time::Duration,
 };
 
-/// How long a machine may take to start, and a command to end.
+/// How long a machine may take to start, and a command to finish.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// A machine that runs. It ends with this.
+/// A running machine. It ends with this.
 pub(crate) struct Machine {
     name: String,
     /// What the machine sees as `/test`.
     folder: PathBuf,
     kernel: Child,
-    /// Ends the machine where nobody is left to do it: a test that is killed drops nothing.
+    /// Ends the machine if nobody else does: a test that is killed drops nothing.
     guard: Child,
     /// Numbers of commands go in, numbers and exit codes come out.
     terminal: BufReader<UnixStream>,
@@ -51,17 +51,17 @@ impl Machine {
         let kernel = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("uml/start"))
             .args(["mem=512M", "root=/dev/ubda", "rw", "quiet", "net.ifnames=0"])
             .args(["con=null", "con0=null,fd:2", "con1=fd:0,fd:0", "ssl=null", "vec0:transport=fd,fd=1"])
-            // The folder's path may have spaces and commas, which these do not take.
+            // The folder's path may have spaces and commas, which these do not accept.
             .args(["ubd0=disk", "hostfs=.", "uml_dir=."])
             .current_dir(folder)
             .arg(format!("systemd.hostname={name}"))
-            // Ethernet addresses follow from it, and D-Bus keeps that of the image.
+            // Ethernet addresses are derived from it, and D-Bus keeps that of the image.
             .arg(format!("systemd.machine_id={:032x}", name.bytes().fold(1, |id, byte| id << 8 | u128::from(byte))))
             // The kernel of the release that is on the disk; newer ones do not mount this machine's folder by a relative path.
             .env("CPS_PEERING_KERNEL", "system")
             // The memory is a sparse file.
             .env("TMPDIR", folder)
-            // To be ended as a whole.
+            // A process group, to be ended as a whole.
             .process_group(0)
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::from(cable))
@@ -82,7 +82,7 @@ impl Machine {
         Ok(Machine { name, folder: folder.to_owned(), kernel, guard, terminal: BufReader::new(ours), last })
     }
 
-    /// Waits until commands can be given.
+    /// Waits until it accepts commands.
     pub(crate) fn up(&mut self) -> Result<()> {
         ensure!(self.line()?.ends_with("ready"), "{} came up strangely", self.name);
         Ok(())
@@ -102,7 +102,7 @@ impl Machine {
         Ok(line.trim().to_owned())
     }
 
-    /// Runs a script to its end. Its exit code, and what it printed.
+    /// Runs a script to its end. Returns its exit code and its output.
     pub(crate) fn run(&mut self, script: &str) -> Result<(i32, String)> {
         self.last += 1;
         let number = self.last;
@@ -116,14 +116,14 @@ impl Machine {
         Ok((code.parse()?, printed))
     }
 
-    /// Runs a script that must succeed. What it printed.
+    /// Runs a script that must succeed. Returns its output.
     pub(crate) fn sh(&mut self, script: &str) -> Result<String> {
         let (code, printed) = self.run(script)?;
         ensure!(code == 0, "{}: `{script}` ended with {code}: {printed}", self.name);
         Ok(printed.trim_end().to_owned())
     }
 
-    /// The JSON that a script prints.
+    /// The JSON output of a script.
     pub(crate) fn json(&mut self, script: &str) -> Result<serde_json::Value> {
         let text = self.sh(script)?;
         serde_json::from_str(&text).with_context(|| format!("{}: `{script}` printed {text}", self.name))
@@ -139,7 +139,7 @@ impl Machine {
         self.sh(&format!("systemctl show --value --property {property} {unit}"))
     }
 
-    /// What was logged since the last start, the last lines of it.
+    /// The last lines of the log since the last start.
     pub(crate) fn journal(&mut self) -> String {
         let journal = self.run("journalctl --boot --no-pager --quiet --lines 120 --output short-monotonic");
         format!(
@@ -151,7 +151,7 @@ impl Machine {
 
     /// Shuts the machine down as its operator would, and waits for it.
     pub(crate) fn power_off(&mut self) -> Result<()> {
-        // The answer may be lost with the machine.
+        // The response may be lost with the machine.
         let _ = self.sh("systemctl poweroff");
         wait::until("power off", PATIENCE, || Ok(self.kernel.try_wait()?)).map(drop)
     }
@@ -164,7 +164,7 @@ impl Drop for Machine {
             let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
         }
         let _ = self.kernel.wait();
-        // Before somebody else gets the group's number.
+        // Before the group's number is reused.
         let _ = self.guard.kill();
         let _ = self.guard.wait();
     }

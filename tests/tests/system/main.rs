@@ -1,5 +1,5 @@
-//! Two machines with systemd as their first process, on which what is shipped is installed from its packages, used, upgraded,
-//! killed, booted again and removed. The guide's commands are run here.
+//! Two machines with systemd as their first process, on which the packages are installed, used, upgraded,
+//! killed, rebooted and removed. The guide's commands are run here.
 
 #![allow(clippy::unwrap_used, reason = "a test ends there")]
 #![allow(clippy::print_stdout, reason = "what was seen, beside the test's result")]
@@ -34,7 +34,7 @@ const VERSIONS: [&str; 2] = ["0.1.0", "0.1.0+upgraded"];
 struct Site {
     folder: TempDir,
     image: PathBuf,
-    /// A machine that is started again is plugged in again.
+    /// A machine that is restarted is plugged in again.
     cable: [OwnedFd; 2],
     h1: Machine,
     h2: Machine,

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use cps_peering_tests::command::run;
 use std::{fs, path::Path, process::Command};
 
-/// Makes them, of each version, into a folder that is not there yet.
+/// Builds each version of them, into a folder that does not exist yet.
 pub(crate) fn make(folder: &Path, versions: &[&str]) -> Result<()> {
     let program = tree::target().with_file_name("systemd").join("packages");
     for version in versions {

@@ -27,7 +27,7 @@ pub(crate) fn end(machine: &mut Machine, addresses: [&str; 2]) -> Result<()> {
         let sent = told.lines().find_map(|line| line.contains("packets transmitted").then(|| number(line))?);
         let sent = sent.with_context(|| format!("{address}: {}", &told[told.len().saturating_sub(300)..]))?;
         let answered: BTreeSet<u32> = told.lines().filter_map(|it| number(it.split_once("icmp_seq=")?.1)).collect();
-        // The answer to the last one may not have had the time to come.
+        // The reply to the last one may not have had the time to arrive.
         let lost: Vec<u32> = (1..sent).filter(|it| !answered.contains(it)).collect();
         ensure!(sent > 10 && lost.is_empty(), "{address}: of {sent} pings {} got no answer: {lost:?}", lost.len());
         println!("           {sent} pings to {address}, none lost");

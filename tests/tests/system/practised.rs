@@ -1,4 +1,4 @@
-//! Chapters of the guide that are practised with the blocks that stand there, word for word.
+//! Chapters of the guide that are executed with the guide's code blocks, unchanged.
 
 use crate::{
     Site, guide,
@@ -18,7 +18,7 @@ fn with_settings(site: &mut Site, practise: impl FnOnce(&mut Machine) -> Result<
     in_sync(site)
 }
 
-/// The timer makes copies that can be restored.
+/// The timer makes backups that can be restored.
 pub(crate) fn timer(site: &mut Site) -> Result<()> {
     let h1 = &mut site.h1;
     let copies = |h1: &mut Machine| -> Result<u32> { Ok(h1.sh(&format!("ls {BACKUPS} | wc -l"))?.parse()?) };
@@ -36,7 +36,7 @@ pub(crate) fn timer(site: &mut Site) -> Result<()> {
     Ok(())
 }
 
-/// An operator with a name may do what the role says.
+/// A named operator can do what the role permits.
 pub(crate) fn operators(site: &mut Site) -> Result<()> {
     with_settings(site, |h1| {
         h1.sh(guide::block("sh", "operators/li.token")?)?;
@@ -54,7 +54,7 @@ pub(crate) fn operators(site: &mut Site) -> Result<()> {
     })
 }
 
-/// Hosts' certificates are renewed from an issuer of the controller's.
+/// Hosts' certificates are renewed with an issuer of the controller's.
 pub(crate) fn renewal(site: &mut Site) -> Result<()> {
     fs::write(site.folder.path().join("h1/issuer.toml"), guide::block("toml", "[agent_certificates]")?)?;
     with_settings(site, |h1| {
@@ -75,7 +75,7 @@ fn after(h1: &mut Machine, command: &str, word: &str) -> Result<bool> {
     Ok(hosts.lines().any(|line| line.starts_with("h2 ") && line.contains(word)))
 }
 
-/// A host is drained and comes back, and pushes to it are paused and go on.
+/// A host is drained and uncordoned, and pushes to it are paused and resumed.
 pub(crate) fn drained(site: &mut Site) -> Result<()> {
     // A command, and whether the host is shown so after it.
     let mut seen = Vec::new();

@@ -10,15 +10,15 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::fs;
 
-/// The most that `systemd-analyze security` may say, in tenths: 0 is perfect, 100 is none.
+/// The maximum of `systemd-analyze security`, in tenths: 0 is perfect, 100 is worst.
 const EXPOSURE: [(&str, u32); 2] = [(AGENT, 19), (CONTROLLER, 11)];
 /// The addresses of h2's server.
 const FAR: [&str; 2] = ["10.2.0.10", "fd00:2::10"];
 
-/// Those of another server of h1, whose way does not leave it.
+/// Those of another server of h1, whose path does not leave it.
 const NEAR: [&str; 2] = ["10.3.0.10", "fd00:3::10"];
 
-/// Beside what the guide has: a third VPC, on h1.
+/// Besides the guide's: a third VPC, on h1.
 const THIRD: &str = r#"
 [[vpcs]]
 id = "vpc-c"
@@ -37,7 +37,7 @@ pub(crate) fn tell(site: &mut Site) -> Result<()> {
     site.chapter("installed", installed)?;
     site.chapter("hardened", hardened)?;
     site.chapter("peered", peered)?;
-    // What is lost for these is lost by a fault. For the second ones that holds whatever becomes of h2.
+    // Packets lost for these are lost by a fault. For the second ones that holds whatever happens to h2.
     ping::start(&mut site.h1, FAR)?;
     ping::start(&mut site.h1, NEAR)?;
     site.chapter("upgraded", upgraded)?;
@@ -129,7 +129,7 @@ fn hardened(site: &mut Site) -> Result<()> {
     // CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF.
     let wanted = "0000008000003000";
     ensure!(capabilities.matches(wanted).count() == 2 && !capabilities.contains("Uid:\t0"), "{capabilities}");
-    // And nothing but settings of the network can be written.
+    // And only settings of the network are writable.
     let denied =
         site.h1.sh(&format!("systemctl show --value --property ReadWritePaths,ProtectKernelTunables {AGENT}"))?;
     ensure!(denied.contains("/proc/sys/net") && denied.contains("yes"), "{denied}");
@@ -138,7 +138,7 @@ fn hardened(site: &mut Site) -> Result<()> {
     Ok(())
 }
 
-/// A tenant's server in VPC number so and so, behind an interface of a host: a network namespace of its own.
+/// A tenant's server in a VPC, behind an interface of a host: a network namespace of its own.
 fn server(machine: &mut Machine, number: u32, interface: &str) -> Result<()> {
     let name = format!("server{number}");
     machine
@@ -176,7 +176,7 @@ fn peered(site: &mut Site) -> Result<()> {
     in_sync(site)
 }
 
-/// Both hosts are in sync, and say so to systemd.
+/// Both hosts are in sync, as they report to systemd.
 fn pid(machine: &mut Machine, unit: &str) -> Result<String> {
     machine.property(unit, "MainPID")
 }
@@ -192,13 +192,13 @@ fn upgraded(site: &mut Site) -> Result<()> {
     ensure!(version.matches(next).count() == 3, "{version}");
     let after = [pid(&mut site.h1, AGENT)?, pid(&mut site.h1, CONTROLLER)?, pid(&mut site.h2, AGENT)?];
     ensure!(before.iter().zip(&after).all(|(before, after)| before != after), "{before:?} {after:?}");
-    // What an operator has set stays, and one who has stopped a daemon finds it stopped.
+    // An operator's settings stay, and a daemon that was stopped is still stopped.
     let listen = site.h2.sh("grep ^listen /etc/cps-peering/agent.toml")?;
     ensure!(listen.contains("192.0.2.2"), "{listen}");
     in_sync(site)
 }
 
-/// Waits until systemd has started units again so many times.
+/// Waits until systemd has restarted units this many times.
 fn started_again(machine: &mut Machine, unit: &str, times: u32) -> Result<()> {
     machine.until(&format!(
         "test \"$(systemctl show --value --property NRestarts {unit})\" -ge {times} && systemctl is-active {unit}"
@@ -228,7 +228,7 @@ fn stuck(site: &mut Site) -> Result<()> {
         started_again(&mut site.h1, unit, before + 1)?;
         site.h1.sh(&format!("journalctl --boot --unit {unit} --grep 'Watchdog timeout'"))?;
     }
-    // Those that work are heard of, and not started again.
+    // Those that work send keep-alives, and are not restarted.
     for unit in [AGENT, CONTROLLER] {
         let restarts = site.h1.property(unit, "NRestarts")?;
         let heard = site.h1.property(unit, "WatchdogTimestampMonotonic")?;
@@ -257,7 +257,7 @@ fn reloaded(site: &mut Site) -> Result<()> {
     h1.sh(&said("listen_to", AGENT))?;
     h1.sh(&format!("sed -i '/^listen_to/d' {settings} && systemctl reload {AGENT}"))?;
 
-    // A new token for operators; the old one is of no use any more.
+    // A new token for operators; the old one is invalid.
     h1.sh(&format!(
         "cat /etc/cps-peering/operator.token >/run/old
         head -c 24 /dev/urandom | base64 >/etc/cps-peering/operator.token
@@ -265,19 +265,19 @@ fn reloaded(site: &mut Site) -> Result<()> {
     ))?;
     h1.until("cps-peering host list")?;
     let (code, told) = h1.run("CPS_PEERING_TOKEN=$(cat /run/old) cps-peering host list")?;
-    ensure!(code == 1 && told.contains("not known"), "{code}: {told}");
+    ensure!(code == 1 && told.contains("unknown token"), "{code}: {told}");
     ensure!(before == [pid(h1, AGENT)?, pid(h1, CONTROLLER)?], "a reload starts nothing");
     in_sync(site)
 }
 
-/// Everything of ours in a kernel, as `ip` tells it.
+/// All of our objects in a kernel, as `ip` shows them.
 fn ours(machine: &mut Machine) -> Result<String> {
     machine.sh("for family in -4 -6; do ip $family route show table all proto 67; ip $family rule; done
         ip nexthop show proto 67; ip neigh show nud permanent; bridge fdb show | grep ' dev cps' || true
         ip -o link show type vxlan; ip -o link show type vrf")
 }
 
-/// As the guide says, and back again: the secrets are where systemd has them from, and nowhere else.
+/// As the guide says, and back again: the secrets are only where systemd reads them.
 fn handed_over(site: &mut Site) -> Result<()> {
     let settings = "/etc/cps-peering/controller.toml";
     let places = ["/etc/cps-peering/operator.token", "/var/lib/cps-peering-controller/store.key"];
@@ -313,7 +313,7 @@ fn left_alone(site: &mut Site) -> Result<()> {
     let (before, repaired_before) = (ours(h1)?, repaired(h1)?);
     ensure!(before.contains("cpspeer") && before.contains("nhid"), "{before}");
     h1.sh("networkctl reload && systemctl restart systemd-networkd.service")?;
-    // It looks at what is there when it begins to configure.
+    // It examines what is there when it begins to configure.
     h1.until(
         "journalctl --sync
         service=$(systemctl show --value --property InvocationID systemd-networkd.service)
@@ -382,7 +382,7 @@ fn rebooted(site: &mut Site) -> Result<()> {
     let before = site.h2.property(AGENT, "StatusText")?;
     site.reboot_h2()?;
     site.h2.until(&format!("systemctl is-active {AGENT} && ip link show type vrf | grep cpsvrf"))?;
-    // The tenant's equipment comes when it comes.
+    // The tenant's equipment appears later.
     server(&mut site.h2, 2, "eth1")?;
     reaches(&mut site.h1)?;
     let after = site.h2.until(&format!("systemctl show --value --property StatusText {AGENT} | grep 'in sync'"))?;
@@ -415,7 +415,7 @@ fn removed(site: &mut Site) -> Result<()> {
     h1.sh(&format!("dpkg --install /test/packages/cps-peering-agent_{}_*.deb", VERSIONS[1]))?;
     h1.until(&format!("systemctl show --value --property StatusText {AGENT} | grep 'is in sync'"))?;
     let status = h1.json("cps-peering-agent status -o json")?;
-    // But to hand the filter of the underlay over: to two interfaces, with the senders of each side.
+    // Except for replacing the filter of the underlay: on two interfaces, with the senders of each side.
     let handed_over = 2 + status["sides"].as_object().map_or(0, serde_json::Map::len);
     ensure!(status["counters"]["operations"] == handed_over, "there was nothing else to do: {status}");
     Ok(())

@@ -16,7 +16,7 @@ const RELEASE: &str = "bookworm";
 const FSTAB: &str = "/dev/ubda / ext4 noatime,nobarrier 0 1\nnone /test hostfs defaults 0 0\n";
 /// The possible machines, and their underlay addresses.
 pub(crate) const HOSTS: [(&str, &str); 2] = [("h1", "192.0.2.1"), ("h2", "192.0.2.2")];
-/// What a test machine does not need, and what would only take time to copy or to start.
+/// What a test machine does not need, and would only take time to copy or to start.
 const SUPERFLUOUS: &str = "usr/share/doc usr/share/man usr/share/locale usr/share/info var/lib/apt/lists var/cache/apt";
 const MASKED: &str = "getty@tty1.service systemd-logind.service e2scrub_reap.service apt-daily.timer \
     apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer systemd-update-utmp.service \
@@ -33,7 +33,7 @@ fn shell(folder: &Path, script: &str) -> Result<String> {
     run(Command::new("bash").args(["-euo", "pipefail", "-c", &script]).current_dir(folder))?.ok()
 }
 
-/// Adds what a test machine receives its commands with, see `Machine`.
+/// Adds the program that receives a test machine's commands, see `Machine`.
 const SHELL: &str = "stty -F /dev/tty1 raw -echo
 echo ready
 while read -r number; do
@@ -54,7 +54,7 @@ TTYPath=/dev/tty1
 WantedBy=multi-user.target
 ";
 
-/// The image that machines copy. Made where it is missing, which takes a minute and the network.
+/// The image that machines copy. Built if it is missing, which takes a minute and the network.
 pub(crate) fn image() -> Result<PathBuf> {
     let modules = shell(&target(), "CPS_PEERING_KERNEL=system ../tests/uml/start --modules")?;
     let modules = modules.trim();
@@ -104,7 +104,7 @@ pub(crate) fn image() -> Result<PathBuf> {
     fs::write(tree.join("usr/local/sbin/test-shell"), SHELL)?;
     fs::write(tree.join("etc/systemd/system/test-shell.service"), SHELL_UNIT)?;
     for (host, address) in HOSTS {
-        // Without KeepConfiguration the address goes away for a moment whenever networkd is started again.
+        // Without KeepConfiguration the address is removed for a moment whenever networkd is restarted.
         let network = format!(
             "[Match]\nName=vec0\nHost={host}\n[Network]\nAddress={address}/24\n{}\n",
             "LinkLocalAddressing=no\nIPv6AcceptRA=no\nKeepConfiguration=static"

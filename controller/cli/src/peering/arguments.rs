@@ -1,4 +1,4 @@
-//! What the command line says about peerings.
+//! Arguments of peering commands.
 
 use crate::{Wait, complete};
 use clap::{Args, Subcommand};
@@ -13,7 +13,7 @@ pub(crate) enum Command {
         wish: PeeringOptions,
         #[command(flatten)]
         wait: Wait,
-        // The last one: its heading holds for what follows.
+        // Last, since its heading applies to all options that follow.
         #[command(flatten)]
         account: AccountOptions,
     },
@@ -111,7 +111,7 @@ pub(crate) enum Command {
     },
 }
 
-/// What accounts and operators look at alike.
+/// Read-only commands of accounts and operators alike.
 #[derive(Subcommand, Clone)]
 pub(crate) enum Look {
     /// Show the route policies of a peering.
@@ -171,14 +171,14 @@ pub(crate) enum OperatorCommand {
 }
 
 impl Command {
-    /// Whether it changes nothing, and may be repeated.
+    /// Whether it changes nothing and can be repeated.
     pub(crate) fn is_read_only(&self) -> bool {
         matches!(self, Self::List { .. } | Self::Watch { .. } | Self::Show { .. } | Self::Look(_))
     }
 }
 
 impl OperatorCommand {
-    /// Whether it changes nothing, and may be repeated.
+    /// Whether it changes nothing and can be repeated.
     pub(crate) fn is_read_only(&self) -> bool {
         matches!(self, Self::List { .. } | Self::Show { .. } | Self::Look(_))
     }
@@ -245,7 +245,7 @@ pub(crate) struct SetPrefixes {
     pub(super) wait: Wait,
 }
 
-/// How much of two VPCs a side lets a peering join.
+/// Which prefixes of two VPCs a side lets a peering connect.
 #[derive(Args, Clone, Default)]
 pub(crate) struct Scope {
     /// Prefixes of the own VPC to export to the other side: within its CIDRs, separated by commas, at most 64; `all` for all.
@@ -256,12 +256,12 @@ pub(crate) struct Scope {
     pub(super) import_prefixes: Option<Prefixes>,
 }
 
-/// A list of prefixes; empty for everything. The controller says what is wrong with one.
+/// A list of prefixes; empty for all. The controller validates them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Prefixes(Vec<String>);
 
 impl Scope {
-    /// Adds to the body of a request what was said.
+    /// Adds the lists that were given to a request body.
     pub(super) fn add_to(&self, body: &mut Value) {
         for (field, list) in [("exportPrefixes", &self.export_prefixes), ("importPrefixes", &self.import_prefixes)] {
             if let Some(Prefixes(list)) = list {
@@ -270,7 +270,7 @@ impl Scope {
         }
     }
 
-    /// Whether nothing was said.
+    /// Whether neither list was given.
     pub(super) fn is_empty(&self) -> bool {
         self.export_prefixes.is_none() && self.import_prefixes.is_none()
     }
@@ -287,7 +287,7 @@ fn parse_prefixes(text: &str) -> Result<Prefixes, String> {
     Ok(Prefixes(list))
 }
 
-/// What accounts can say about a new peering, besides what operators can.
+/// Options of a new peering that only accounts have.
 #[derive(Args, Clone, Default)]
 #[command(next_help_heading = "For accounts")]
 pub(crate) struct AccountOptions {
@@ -345,7 +345,7 @@ fn parse_tag(text: &str) -> Result<(String, String), String> {
 }
 
 impl Filters {
-    /// Filtering that the operator API leaves to the client.
+    /// Filters that the operator API leaves to the client.
     pub(super) fn let_through(&self, peering: &Value) -> bool {
         let is = |wanted: &Option<String>, value: &Value| wanted.as_ref().is_none_or(|wanted| value == wanted);
         let in_state = |state: &String| peering["state"] == *state || peering["vpcPeeringState"] == *state;

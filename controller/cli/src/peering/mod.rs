@@ -1,4 +1,4 @@
-//! Peerings, as one of their accounts or as an operator.
+//! Peerings, as an account or as an operator.
 
 mod arguments;
 mod view;
@@ -20,14 +20,14 @@ pub(super) use arguments::{Command, OperatorCommand};
 /// States in which a peering is over, or about to be.
 const OVER: [&str; 4] = ["draining", "rejected", "expired", "peer_deleted"];
 
-/// Peerings, as one sees them.
+/// Peering commands of one caller.
 struct Peerings<'a> {
     session: &'a Session,
     /// The account's region; none for operators.
     region: Option<String>,
 }
 
-/// Peerings as the token allows.
+/// Runs a command as the token allows.
 pub(super) async fn run(session: &Session, command: Command) -> Result<(), CliError> {
     let whoami = session.whoami().await?;
     if is_operator(&whoami) {
@@ -36,7 +36,7 @@ pub(super) async fn run(session: &Session, command: Command) -> Result<(), CliEr
     Peerings { session, region: Some(session.region_of(&whoami)?) }.run(command).await
 }
 
-/// Peerings as operators see them.
+/// Runs a command as an operator.
 pub(super) async fn run_as_operator(session: &Session, command: Command) -> Result<(), CliError> {
     Peerings { session, region: None }.run(command).await
 }
@@ -71,7 +71,7 @@ impl Peerings<'_> {
         self.region.is_none()
     }
 
-    /// The path of all peerings, and what follows it.
+    /// The path of all peerings, followed by `rest`.
     fn path<'a>(&'a self, rest: &[&'a str]) -> Vec<&'a str> {
         match &self.region {
             None => admin(&[&["peerings"], rest].concat()),
@@ -79,7 +79,7 @@ impl Peerings<'_> {
         }
     }
 
-    /// How the interface knows a peering. To operators it resolves names itself.
+    /// The id that the API needs. The operator API resolves names itself.
     async fn id(&self, which: &Which) -> Result<String, CliError> {
         let text = &which.peering;
         let Some(region) = self.region.as_ref().filter(|_| !is_id(text)) else { return Ok(text.clone()) };
@@ -94,7 +94,10 @@ impl Peerings<'_> {
             [peering] => Ok(cell(&peering["vpcPeeringId"])),
             several => {
                 let ids: Vec<String> = several.iter().map(|peering| cell(&peering["vpcPeeringId"])).collect();
-                Err(CliError::Refused(format!("several peerings are named {text}: say which of {}", ids.join(", "))))
+                Err(CliError::Refused(format!(
+                    "several peerings are named {text}: use the id, one of {}",
+                    ids.join(", ")
+                )))
             }
         }
     }
@@ -118,7 +121,7 @@ impl Peerings<'_> {
         }
     }
 
-    /// Waits, where that is wanted, until every kernel concerned has a peering. `done` says what was done before.
+    /// Waits, if requested, until every kernel concerned has a peering. `done` says what was done before.
     async fn confirmed(&self, mut peering: Value, wait: &Wait, done: &str) -> Result<Value, CliError> {
         let Some(seconds) = wait.wait else { return Ok(peering) };
         let id = cell(&peering["vpcPeeringId"]);
@@ -141,14 +144,14 @@ impl Peerings<'_> {
         Ok(peering)
     }
 
-    /// The VPCs of a new peering by their ids. Names of another account's VPCs are not known here.
+    /// Replaces the names of a new peering's VPCs by their ids. Names of another account's VPCs are unknown here.
     async fn resolve_vpcs(&self, wish: &mut PeeringOptions, account: &AccountOptions) -> Result<(), CliError> {
         let Some(region) = &self.region else { return Ok(()) };
         wish.vpc = self.session.own_vpc(region, &wish.vpc).await?;
         let whoami = self.session.whoami().await?;
         if account.peer_account.as_ref().is_none_or(|other| whoami["accountId"] == **other) {
             let region = account.peer_region.as_ref().unwrap_or(region);
-            // The controller says what is wrong with one that is not there.
+            // If it does not exist, the controller says so.
             if let Some(id) = self.session.vpc_id(region, &wish.peer_vpc).await? {
                 wish.peer_vpc = id;
             }
@@ -213,7 +216,7 @@ impl Peerings<'_> {
         Ok(())
     }
 
-    /// Says what a dry run has told.
+    /// Shows the result of a dry run.
     fn print_outlook(&self, result: &Value) {
         self.session.print(result, || view::outlook(&result["reachable"]));
     }
@@ -265,7 +268,7 @@ impl Peerings<'_> {
             result
         } else {
             if let Some(region) = &self.region {
-                // One that is not the account's in this region may be a peer.
+                // If it is not one of the account's VPCs in this region, it may be the peer's.
                 for vpc in [&mut filters.vpc, &mut filters.peer_vpc].into_iter().flatten() {
                     if let Some(id) = self.session.vpc_id(region, vpc).await? {
                         *vpc = id;
@@ -319,13 +322,13 @@ impl Peerings<'_> {
             return Ok(());
         }
         let request = self.fetch(&id).await?;
-        // Where there is nothing to accept, the controller says so.
+        // If there is nothing to accept, the controller says so.
         if request["state"] == "pending" && request["role"] == "receiver" {
             let peer = &request["remoteVpcInfo"];
             let (vpc, account, prefixes) = (&peer["vpcId"], &peer["accountId"], &peer["addressPrefix"]);
-            complain(&format!("account {} asks for {id}: {}, {}", cell(account), cell(vpc), cell(prefixes)));
+            complain(&format!("account {} requests {id}: {}, {}", cell(account), cell(vpc), cell(prefixes)));
             if request["message"].as_str().is_some_and(|message| !message.is_empty()) {
-                complain(&format!("it says: {}", cell(&request["message"])));
+                complain(&format!("message: {}", cell(&request["message"])));
             }
             complain(&cell(&request["stateReason"]));
             if !yes && !ask("accept it?", "confirm with --yes")? {
@@ -411,7 +414,7 @@ impl Peerings<'_> {
         let mut result = self.session.call(Call::new(Method::DELETE, self.path(&[&name]))).await?;
         let id = cell(&result["vpcPeeringId"]);
         let mut patience = Deadline::new(wait.wait.unwrap_or_default());
-        // Operators learn which hosts are missing, accounts how many.
+        // Operators see which hosts are missing, accounts how many.
         let (field, nobody) = if self.is_operator() { ("missingHosts", json!([])) } else { ("hostsMissing", json!(0)) };
         while result["state"] != "deleted" && patience.wait_to_retry().await {
             match self.session.try_call(Call::get(self.path(&[&id]))).await? {
@@ -426,9 +429,9 @@ impl Peerings<'_> {
         let missing = cell(&result[field]);
         if result["state"] != "deleted" && wait.wait.is_some() {
             return Err(CliError::Unconfirmed(if self.is_operator() {
-                format!("{id} still drains; these hosts have not confirmed it: {missing}")
+                format!("{id} is still draining; these hosts have not confirmed it: {missing}")
             } else {
-                format!("{id} still drains: {}", cell(&result["stateReason"]))
+                format!("{id} is still draining: {}", cell(&result["stateReason"]))
             }));
         }
         self.session.print(&result, || {
@@ -453,7 +456,7 @@ fn action(id: &str, verb: &str) -> String {
     format!("{id}:{verb}VpcPeering")
 }
 
-/// A call with filters in the interface's form. One without values filters nothing.
+/// A call with filters as the API expects them. A filter without values is left out.
 fn filtered<'a>(call: Call<'a>, filters: &[(&str, &[String])]) -> Call<'a> {
     let filters = filters.iter().filter(|(_, values)| !values.is_empty());
     (1..).zip(filters).fold(call, |call, (number, (name, values))| {

@@ -3,7 +3,7 @@
 use crate::output::{Column, cell, columns, elements, lines, printable};
 use serde_json::{Value, json};
 
-/// What operators see of many.
+/// Columns of a list for operators.
 pub(super) const OPERATOR_COLUMNS: [Column; 9] = [
     ("ID", "/vpcPeeringId"),
     ("NAME", "/vpcPeeringName"),
@@ -16,7 +16,7 @@ pub(super) const OPERATOR_COLUMNS: [Column; 9] = [
     ("CREATED", "/createdTime"),
 ];
 
-/// What accounts see of many.
+/// Columns of a list for accounts.
 pub(super) const COLUMNS: [Column; 11] = [
     ("ID", "/vpcPeeringId"),
     ("NAME", "/vpcPeeringName"),
@@ -31,7 +31,7 @@ pub(super) const COLUMNS: [Column; 11] = [
     ("CREATED", "/createdTime"),
 ];
 
-/// What operators see of many where there is room.
+/// Columns of a wide list for operators.
 pub(super) const WIDE_OPERATOR_COLUMNS: [Column; 16] = [
     ("ID", "/vpcPeeringId"),
     ("NAME", "/vpcPeeringName"),
@@ -51,7 +51,7 @@ pub(super) const WIDE_OPERATOR_COLUMNS: [Column; 16] = [
     ("REASON", "/stateReason"),
 ];
 
-/// What accounts see of many where there is room.
+/// Columns of a wide list for accounts.
 pub(super) const WIDE_COLUMNS: [Column; 18] = [
     ("ID", "/vpcPeeringId"),
     ("NAME", "/vpcPeeringName"),
@@ -80,7 +80,7 @@ fn heading(peering: &Value) -> [(&'static str, String); 2] {
     ]
 }
 
-/// Whether it is known that hosts have it, and how old that knowledge is.
+/// Whether hosts are known to have it, and how old that knowledge is.
 fn in_sync(peering: &Value) -> String {
     let known = cell(&peering["routesInSync"]);
     match (&peering["lastConfirmed"], peering["reportAgeSeconds"].as_u64()) {
@@ -90,12 +90,12 @@ fn in_sync(peering: &Value) -> String {
     }
 }
 
-/// How the paths between its hosts are, by probes.
+/// The health of the paths between its hosts, as probes measure it.
 fn path(peering: &Value) -> (&'static str, String) {
     let health = &peering["pathHealth"];
     let Some(loss) = health["lossPercent"].as_u64() else { return ("path", "no sample".to_owned()) };
     let round_trip = match &health["roundTripMs"] {
-        Value::Null => "nothing comes back".to_owned(),
+        Value::Null => "no reply".to_owned(),
         ms => format!("round trip {} ms", cell(ms)),
     };
     let hole = if health["mtuBlackHole"] == true { ", MTU black hole: long packets are lost" } else { "" };
@@ -119,7 +119,7 @@ fn side(info: &Value) -> String {
             said.push(format!("{word} {}", cell(&info[list])));
         }
     }
-    // Where all is reached, or the other side has not accepted, there is nothing to add.
+    // If everything is reachable, or the other side has not accepted, there is nothing to add.
     if info["effectivePrefixes"].is_array() && info["effectivePrefixes"] != info["addressPrefix"] {
         said.push(format!("reachable: {}", reached(&info["effectivePrefixes"])));
     }
@@ -130,9 +130,9 @@ fn reached(list: &Value) -> String {
     if elements(list).is_empty() { "nothing".to_owned() } else { cell(list) }
 }
 
-/// What a dry run says that would be reachable.
+/// What would be reachable, as a dry run says.
 pub(super) fn outlook(reachable: &Value) -> String {
-    let mut said = vec!["nothing was changed: this was a dry run, and it would be done".to_owned()];
+    let mut said = vec!["dry run: nothing was changed, and the command would succeed".to_owned()];
     if reachable["ownPrefixes"].is_array() {
         said.push(format!("of the own VPC would be reachable: {}", reached(&reachable["ownPrefixes"])));
         let remote = &reachable["remotePrefixes"];
@@ -147,7 +147,7 @@ fn bandwidth(peering: &Value) -> Option<(&'static str, String)> {
     peering["bandwidth"].as_u64().map(|mbit| ("bandwidth", format!("{mbit} Mbit/s in each direction")))
 }
 
-/// What operators see of one.
+/// One peering for operators.
 pub(super) fn operator_details(peering: &Value) -> String {
     const HOSTS: [Column; 9] = [
         ("HOST", "/host"),
@@ -173,7 +173,7 @@ pub(super) fn operator_details(peering: &Value) -> String {
     format!("{}\n{}", lines(&said), columns(&HOSTS, elements(&peering["hosts"])))
 }
 
-/// What accounts see of one.
+/// One peering for accounts.
 pub(super) fn details(peering: &Value) -> String {
     let mut said = heading(peering).to_vec();
     let mut say = |label, value: &Value| {
@@ -201,7 +201,7 @@ pub(super) fn details(peering: &Value) -> String {
     lines(&said)
 }
 
-/// What passes for one side: how fast, by the minute of the last hour, or by longer times, where anything passed, and all of it.
+/// The traffic of one side: totals, and the rate per minute of the last hour, or per sample of longer ranges, where there was any.
 pub(super) fn traffic(side: &str, traffic: &Value) -> String {
     let total = &traffic["total"];
     let mut said = vec![("side", side.to_owned())];
@@ -213,7 +213,7 @@ pub(super) fn traffic(side: &str, traffic: &Value) -> String {
     said.push(("sent", format!("{}, {} dropped by the limit", count("out"), cell(&total["outDrops"]))));
     said.push(("received", count("in")));
     let interval = traffic["interval"].as_u64().unwrap_or(1).max(1);
-    // So many samples are a minute.
+    // The number of samples in a minute.
     let minute = usize::try_from(60 / interval).unwrap_or(1).max(1);
     let sum = |samples: &[Value], field: &str| samples.iter().filter_map(|sample| sample[field].as_u64()).sum::<u64>();
     let mbit = |bytes: u64, samples: usize| {
@@ -251,7 +251,7 @@ mod tests {
             ),
             (
                 json!({ "lossPercent": 100, "roundTripMs": null, "mtuBlackHole": null, "sampledAt": at }),
-                "100 % lost, nothing comes back, sampled 2026-01-01T09:41:00Z",
+                "100 % lost, no reply, sampled 2026-01-01T09:41:00Z",
             ),
             (
                 json!({ "lossPercent": 0, "roundTripMs": 1.5, "mtuBlackHole": true, "sampledAt": at }),
@@ -266,7 +266,7 @@ mod tests {
         let table = operator_details(&json!({ "hosts": [host] }));
         let row: Vec<&str> = table.lines().last().unwrap().split_whitespace().collect();
         assert_eq!(row, ["h1", "yes", "-", "-", at, "15", "1.5", "yes", "refused"], "{table}");
-        // Controllers of before say nothing of it.
+        // Controllers of earlier releases do not send it.
         assert_eq!(path(&json!({})).1, "no sample");
     }
 }

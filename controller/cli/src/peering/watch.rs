@@ -1,4 +1,4 @@
-//! Peerings as they are now, and what passes: a table that is drawn again in place, or a line for each that has changed.
+//! Peerings and their traffic, live: a table that is redrawn in place, or a line for each peering that has changed.
 
 use super::{OVER, Peerings};
 use crate::{
@@ -13,7 +13,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// Of how many peerings it is asked what passes: each is a question of its own.
+/// For how many peerings traffic is shown: each takes a request of its own.
 const MOST_TRAFFIC: usize = 30;
 
 const COLUMNS: [Column; 9] = [
@@ -28,16 +28,16 @@ const COLUMNS: [Column; 9] = [
     ("DROPPED", "/dropped"),
 ];
 
-/// What was shown before, by peering, where it is no terminal.
+/// The last line printed, by peering, if standard output is not a terminal.
 static SHOWN: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
 
-/// What passed lately, in Mbit/s with two decimals.
+/// A rate in Mbit/s with two decimals.
 fn rate(bytes: u64, seconds: u64) -> String {
     let hundredths = bytes.saturating_mul(8) / (10_000 * seconds.max(1));
     format!("{}.{:02}", hundredths / 100, hundredths % 100)
 }
 
-/// Puts the last sample beside a peering: what its own side, or the initiator's, sent and received.
+/// Adds the last traffic sample to a peering: what its own side, or the initiator's, sent and received.
 fn put_traffic(peering: &mut Value, traffic: &Value) {
     let seconds = traffic["interval"].as_u64().unwrap_or(1);
     let Some(last) = elements(&traffic["samples"]).last() else { return };
@@ -48,7 +48,7 @@ fn put_traffic(peering: &mut Value, traffic: &Value) {
 }
 
 impl Peerings<'_> {
-    /// Shows once how it stands; whoever repeats it shows how it goes.
+    /// Shows the current state once; the caller repeats it.
     pub(super) async fn watch(&self) -> Result<(), CliError> {
         let mut found = if self.is_operator() {
             let mut answer = self.session.call(Call::get(self.path(&[]))).await?;

@@ -1,4 +1,4 @@
-//! `cps-peering pki`: a certificate authority in a folder, for those who have none. It speaks with no controller.
+//! `cps-peering pki`: a certificate authority in a folder, for operators who have none. It does not contact the controller.
 
 mod revocation;
 mod show;
@@ -183,7 +183,7 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), CliError> {
         .map_err(|error| refused(format!("cannot write {}: {error}", path.display())))
 }
 
-/// Writes the key first: a daemon that looks in between finds two that do not fit, and waits.
+/// Writes the key first: a daemon that reads in between finds a key and a certificate that do not match, and waits.
 fn keep(dir: &Path, name: &str, certificate: &str, key: &KeyPair) -> Result<PathBuf, CliError> {
     let (cert_file, key_file) = files(dir, name);
     write(&key_file, &key.serialize_pem(), 0o600)?;
@@ -216,7 +216,7 @@ fn init(dir: &Path, how: &How) -> Result<PathBuf, CliError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|error| refused(format!("cannot create the folder {}: {error}", dir.display())))?;
     let mut params = parameters("cps-peering CA", how.days.unwrap_or(3650))?;
-    // One issuer between it and what is issued.
+    // Room for one issuer between the CA and the certificates of hosts.
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let key = KeyPair::generate().map_err(|error| failed(&error))?;
@@ -227,7 +227,7 @@ fn init(dir: &Path, how: &How) -> Result<PathBuf, CliError> {
 /// The CA that signs.
 struct Ca<'a> {
     dir: &'a Path,
-    /// How many CA certificates there may be below its own; none where there is no limit.
+    /// How many CA certificates may follow below its own (pathLenConstraint, RFC 5280 section 4.2.1.9); none without a limit.
     path_length: Option<u32>,
     issuer: Issuer<'static, KeyPair>,
 }
@@ -269,7 +269,7 @@ impl<'a> Ca<'a> {
         let mut params = parameters("cps-peering issuer for hosts", how.days.unwrap_or(365))?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        // Daemons go by the name, everybody else by the constraints: it can make no server that is known by its address.
+        // Daemons identify peers by the SPIFFE name, others by the constraints: no certificate of it is valid for a server's DNS name or address.
         params.subject_alt_names = vec![SanType::URI(HOST_ISSUER.try_into().map_err(|error| failed(&error))?)];
         params.name_constraints = Some(NameConstraints {
             permitted_subtrees: vec![GeneralSubtree::DnsName(AGENT_DNS_NAME.to_owned())],
@@ -300,7 +300,7 @@ impl<'a> Ca<'a> {
     ) -> Result<PathBuf, CliError> {
         self.must_be_free(name, how)?;
         let mut params = parameters(uri.trim_start_matches(TRUST_DOMAIN), how.days.unwrap_or(365))?;
-        // An address is tried before a name.
+        // Parsed as an address first, then as a DNS name.
         params.subject_alt_names = CertificateParams::new(addresses).map_err(|error| failed(&error))?.subject_alt_names;
         params.subject_alt_names.push(SanType::URI(uri.try_into().map_err(|error| failed(&error))?));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

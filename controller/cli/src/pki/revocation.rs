@@ -1,7 +1,7 @@
-//! The list of certificates that were taken back (RFC 5280 section 5), and what was issued.
+//! The list of revoked certificates (RFC 5280 section 5), and what was issued.
 //!
-//! `issued` in the folder has a line for each certificate: its serial number and its name. So what was issued under a name can be
-//! taken back when its file is gone, or was replaced.
+//! `issued` in the folder has a line for each certificate: its serial number and its name. So a certificate can be revoked by its
+//! name when its file is gone, or was replaced.
 
 use super::{Ca, CertificateParams, CliError, Output, columns, failed, print, refused, timestamp, write};
 use cps_peering_http::tls::first_serial;
@@ -21,12 +21,12 @@ use x509_parser::{pem::Pem, prelude::FromDer, revocation_list::CertificateRevoca
 pub(super) const LIST: &str = "crl.pem";
 const ISSUED: &str = "issued";
 
-/// A serial number, as those that are shown.
+/// A serial number as it is printed.
 pub(super) fn hexadecimal(serial: &[u8]) -> String {
     serial.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
 }
 
-/// A serial number as it is compared: hexadecimal digits without colons and zeros before them.
+/// A serial number in the form for comparison: hexadecimal digits without colons and leading zeros.
 fn digits(serial: &str) -> String {
     let digits: String = serial.chars().filter(char::is_ascii_hexdigit).collect();
     digits.trim_start_matches('0').to_ascii_lowercase()
@@ -43,7 +43,7 @@ fn bytes(digits: &str) -> Option<Vec<u8>> {
     bytes.collect::<Option<Vec<u8>>>().filter(|bytes| !bytes.is_empty())
 }
 
-/// Remembers a certificate before it is issued.
+/// Records a certificate before it is issued.
 pub(super) fn remember(dir: &Path, name: &str, params: &CertificateParams) -> Result<(), CliError> {
     let path = dir.join(ISSUED);
     let serial = params.serial_number.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -53,7 +53,7 @@ pub(super) fn remember(dir: &Path, name: &str, params: &CertificateParams) -> Re
     written.map_err(|error| refused(format!("cannot write {}: {error}", path.display())))
 }
 
-/// What is on the list: when each was taken back, by serial number; and the number of the list.
+/// The content of the list: when each certificate was revoked, by serial number; and the number of the list.
 struct Listed {
     number: u64,
     revoked: BTreeMap<String, SystemTime>,
@@ -88,7 +88,7 @@ pub(super) fn serials(dir: &Path) -> Result<Vec<String>, CliError> {
     Ok(listed(dir)?.revoked.into_keys().collect())
 }
 
-/// The serial numbers that a word means: a file, a name, or a number.
+/// The serial numbers that an argument refers to: a file, a name, or a number.
 fn meant(dir: &Path, word: &str) -> Result<Vec<String>, CliError> {
     if let Ok(pem) = fs::read(word) {
         let wrong = |error: String| refused(format!("{word}: {error}"));
@@ -97,17 +97,17 @@ fn meant(dir: &Path, word: &str) -> Result<Vec<String>, CliError> {
         let is_of_cas = first.is_some_and(|pem| pem.parse_x509().is_ok_and(|it| it.is_ca()));
         for pem in Pem::iter_from_buffer(&pem) {
             let pem = pem.map_err(|error| wrong(error.to_string()))?;
-            // What an agent keeps has the key in the same file.
+            // The agent's file also contains the key.
             if pem.label != "CERTIFICATE" {
                 continue;
             }
             let certificate = pem.parse_x509().map_err(|error| wrong(error.to_string()))?;
-            // Behind a certificate stand those who have signed it, which are not meant.
+            // The certificates after the first are those of its issuers, which are not meant.
             if certificate.is_ca() && !is_of_cas {
                 continue;
             }
             serials.push(digits(&certificate.raw_serial_as_string()));
-            // One that the controller has renewed goes by the first of its line.
+            // A certificate that the controller has renewed is revoked by the first one of its lineage.
             serials.extend(first_serial(&certificate).map(|serial| digits(&hexadecimal(&serial))));
         }
         return if serials.is_empty() { Err(wrong("there is no certificate in PEM".to_owned())) } else { Ok(serials) };
@@ -115,12 +115,12 @@ fn meant(dir: &Path, word: &str) -> Result<Vec<String>, CliError> {
     named(dir, word)
 }
 
-/// What was issued under a name, or has that number.
+/// The certificates that were issued under a name, or the one with that number.
 fn named(dir: &Path, word: &str) -> Result<Vec<String>, CliError> {
     let issued = fs::read_to_string(dir.join(ISSUED)).unwrap_or_default();
     let lines = issued.lines().filter_map(|line| line.split_once(' '));
     let mut serials: Vec<String> = lines.filter(|(_, name)| *name == word).map(|(serial, _)| digits(serial)).collect();
-    // One that was issued before such things were remembered.
+    // Issued before names were recorded.
     let file = dir.join(format!("{word}.pem"));
     if !word.contains('/') && file.exists() {
         let current = meant(dir, &file.to_string_lossy())?;
@@ -152,7 +152,7 @@ fn named(dir: &Path, word: &str) -> Result<Vec<String>, CliError> {
     Ok(serials)
 }
 
-/// Puts certificates on the list, and signs it.
+/// Adds certificates to the list, and signs it.
 pub(super) fn revoke(ca: &Ca<'_>, what: &[String], days: Option<u32>, output: Output) -> Result<(), CliError> {
     let mut list = listed(ca.dir)?;
     let now = SystemTime::now();

@@ -1,4 +1,4 @@
-//! What certificates say, and whether they end soon.
+//! The contents of certificates, and whether they expire soon.
 
 use super::{
     CliError, Output, refused,
@@ -58,14 +58,14 @@ fn present(rows: &[Value], output: Output) {
     }
 }
 
-/// Shows what was issued.
+/// Shows certificates that were just issued.
 pub(super) fn issued(files: &[PathBuf], output: Output) -> Result<(), CliError> {
     let rows: Vec<Value> = files.iter().map(|path| describe(path, None)).collect::<Result<Vec<_>, _>>()?.concat();
     present(&rows, output);
     Ok(())
 }
 
-/// Whether the controller of this machine renews hosts' certificates; none where there is no controller, or its settings may not be read.
+/// Whether the controller on this machine renews hosts' certificates; none if there is no controller, or its settings cannot be read.
 fn renewal(settings: &Path) -> Result<Option<bool>, CliError> {
     let Ok(text) = fs::read_to_string(settings) else { return Ok(None) };
     let settings: ControllerSettings =
@@ -73,7 +73,7 @@ fn renewal(settings: &Path) -> Result<Option<bool>, CliError> {
     Ok(Some(settings.agent_certificates.is_some()))
 }
 
-/// Whose a certificate is, as far as its end is concerned.
+/// What a certificate is for, as far as its expiry is concerned.
 #[derive(Clone, Copy)]
 enum Kind {
     Ca,
@@ -82,12 +82,12 @@ enum Kind {
     Other,
 }
 
-/// What is wrong with a certificate, or will be soon.
+/// What is wrong with a certificate, or will be soon. Both times are in seconds.
 fn warning(kind: Kind, whole_s: i64, left_s: i64) -> Option<String> {
     const DAY: i64 = 24 * 60 * 60;
     let days = left_s.div_euclid(DAY);
     if left_s <= 0 {
-        return Some("it has ended: issue another one with --force".to_owned());
+        return Some("it has expired: issue another one with --force".to_owned());
     }
     let soon = if matches!(kind, Kind::Ca) { (30 * DAY).min(whole_s / 10) } else { whole_s / 3 };
     let cure = match kind {
@@ -102,7 +102,7 @@ fn warning(kind: Kind, whole_s: i64, left_s: i64) -> Option<String> {
         }
         Kind::Ca | Kind::Other => "issue another one with --force",
     };
-    (left_s < soon).then(|| format!("it ends in {days} days: {cure}"))
+    (left_s < soon).then(|| format!("it expires in {days} days: {cure}"))
 }
 
 /// The certificates of a file.
@@ -112,7 +112,7 @@ fn describe(path: &Path, renewal: Option<bool>) -> Result<Vec<Value>, CliError> 
     let mut found = Vec::new();
     for pem in Pem::iter_from_buffer(&bytes) {
         let pem = pem.map_err(|error| wrong(error.to_string()))?;
-        // What an agent keeps has the key in the same file.
+        // The agent's file also contains the key.
         if pem.label != "CERTIFICATE" {
             continue;
         }
@@ -142,7 +142,7 @@ fn describe(path: &Path, renewal: Option<bool>) -> Result<Vec<Value>, CliError> 
             "notBefore": timestamp(certificate.validity().not_before.timestamp()),
             "notAfter": timestamp(ends),
             "daysLeft": ends.saturating_sub_unsigned(now).div_euclid(24 * 60 * 60),
-            // For hosts: whether the controller renews it. And the first certificate of the line, where this one was renewed.
+            // For hosts: whether the controller renews it. And the first certificate of the lineage, if this one was renewed.
             "renewal": if is_host { renewal.map_or("unknown", word).into() } else { Value::Null },
             "renewedFrom": first,
             "warning": warning(kind, ends.saturating_sub(begins), ends.saturating_sub_unsigned(now)),
@@ -178,11 +178,11 @@ mod tests {
         for kind in hosts.into_iter().chain([Kind::Other]) {
             assert_eq!(warning(kind, 30 * DAY, 10 * DAY), None);
             assert!(warning(kind, 30 * DAY, 10 * DAY - 1).unwrap().contains("in 9 days"));
-            assert!(warning(kind, 30 * DAY, 0).unwrap().contains("has ended"));
+            assert!(warning(kind, 30 * DAY, 0).unwrap().contains("has expired"));
         }
         let said = hosts.map(|kind| warning(kind, 30 * DAY, DAY).unwrap());
         assert!(said[0].contains("unless") && said[1].contains("does not renew") && said[2].contains("stays as it is"));
-        // A CA lasts for years.
+        // A CA is valid for years.
         assert_eq!(warning(Kind::Ca, 3650 * DAY, 30 * DAY), None);
         assert!(warning(Kind::Ca, 3650 * DAY, 30 * DAY - 1).is_some());
     }

@@ -1,4 +1,4 @@
-//! `cps-peering pki` as tests run it. Whoever uses this has a function `program`.
+//! `cps-peering pki` as tests run it. The including test provides a function `program`.
 
 #![allow(unreachable_pub, reason = "a part of each test")]
 
@@ -6,12 +6,12 @@ use super::program;
 use serde_json::Value;
 use std::{path::Path, process::Output};
 
-/// What became of a command about the certificates in a folder.
+/// The outcome of a command about the certificates in a folder.
 pub fn pki(dir: &Path, arguments: &[&str]) -> Output {
     program().args(["pki", "--dir", dir.to_str().unwrap(), "-o", "json"]).args(arguments).output().unwrap()
 }
 
-/// What it made.
+/// The certificates that it made.
 pub fn made(dir: &Path, arguments: &[&str]) -> Vec<Value> {
     let ended = pki(dir, arguments);
     assert!(ended.status.success(), "{ended:?}");
@@ -19,7 +19,7 @@ pub fn made(dir: &Path, arguments: &[&str]) -> Vec<Value> {
     json["certificates"].as_array().unwrap().clone()
 }
 
-/// It was refused, for this reason.
+/// Asserts that it was refused for this reason.
 pub fn refused(ended: &Output, text: &str) {
     let said = String::from_utf8_lossy(&ended.stderr);
     assert!(ended.status.code() == Some(1) && said.contains(text), "{text:?}: {ended:?}");

@@ -1,4 +1,4 @@
-// What the account is charged for, what was done in its name, and whom it wants no requests from.
+// The account's charges, audit trail and blocked accounts.
 
 import { useState } from "preact/hooks";
 import { blockedPath, get, type AuditEntry, type Invoice, type Prices } from "../api.ts";

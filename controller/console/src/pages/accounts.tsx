@@ -1,4 +1,4 @@
-// For operators: accounts, with their quotas and how they stand with the billing system.
+// For operators: accounts, with their quotas and charge status.
 
 import { useState } from "preact/hooks";
 import { get, QUOTAS, type Account, type Who } from "../api.ts";
@@ -11,7 +11,7 @@ import { Badge, Empty, Field, Found, Heading, RowButton, Select, Show, Table, us
 
 const STATUSES = ["normal", "overdue", "arrear"] as const;
 
-/** Quotas that are set for an account; how often one may ask another is a setting of the controller. */
+/** Quotas that can be set for an account; the limit on requests to another account is a setting of the controller. */
 const SETTABLE = QUOTAS.filter((kind) => kind !== "peeringrequest");
 
 const pathOf = (account: string) => `/admin/v1/accounts/${encodeURIComponent(account)}`;

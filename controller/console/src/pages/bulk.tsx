@@ -1,4 +1,4 @@
-// One answer to several peerings.
+// One action on several peerings.
 
 import { useEffect, useState } from "preact/hooks";
 import { acceptCall, deleteCall, rejectCall } from "../actions.tsx";
@@ -16,16 +16,16 @@ export type BulkAction = "accept" | "reject" | "delete";
 export const BULK: BulkAction[] = ["accept", "reject", "delete"];
 const CALLS = { accept: acceptCall, reject: rejectCall, delete: deleteCall };
 
-/** Those of some that an action is possible with. */
+/** The peerings that allow an action. */
 export const possible = (action: BulkAction, peerings: Peering[]) => peerings.filter((peering) => whyNot(action, peering) === undefined);
 
-/** So many that failed are named in one line. */
+/** How many failed ones a message names. */
 const NAMED = 5;
 
 interface Failed { peering: Peering; error: Error }
 
 export function Bulk({ action, peerings, onClose }: { action: BulkAction; peerings: Peering[]; onClose: () => void }) {
-  // What is chosen does not change under the dialog.
+  // The selection does not change under the dialog.
   const [those] = useState(() => possible(action, peerings));
   const [done, setDone] = useState(0);
   const [failed, setFailed] = useState<Failed[]>();
@@ -53,7 +53,7 @@ export function Bulk({ action, peerings, onClose }: { action: BulkAction; peerin
       tell(done);
       return undefined;
     }
-    // Also for those who have gone elsewhere meanwhile.
+    // Also for users who have gone to another page meanwhile.
     const names = failures.slice(0, NAMED).map(({ peering }) => isolated(peering.vpcPeeringName)).join(", ");
     tell(`${done} ${t("bulk.failedAre", { count: failures.length, names: failures.length > NAMED ? `${names}, …` : names })}`);
     setFailed(failures);

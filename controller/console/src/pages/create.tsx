@@ -1,4 +1,4 @@
-// A new peering: 本端信息, 对端信息, 带宽. What would be refused is told before.
+// A new peering: 本端信息, 对端信息, 带宽. Refusals are shown in advance.
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import { ask, get, peeringsPath, quotaPath, Refused, type Peering, type Quota, type Who } from "../api.ts";
@@ -31,11 +31,11 @@ export function Create({ who }: { who: Who }) {
   const [typing, setTyping] = useState(false);
   const [error, setError] = useState<Error>();
   const [busy, setBusy] = useState(false);
-  // To confirm the same twice makes one peering, also where the first answer did not arrive.
+  // Confirming twice creates one peering, also if the first response was lost.
   const attempt = useRef({ key: "", token: "" });
-  /** A name that no peering has, for what is only checked. */
+  /** An unused name, for checks only. */
   const unused = useRef(made());
-  // Until another is chosen: the first region in which there is something to choose.
+  // Until another one is chosen: the first region with a VPC.
   const filled = who.regions.find((id) => content.value?.vpcs.some((it) => it.region === id));
   const region = ownRegion ?? filled ?? who.regions[0] ?? "";
   const peerRegion = otherRegion ?? region;
@@ -44,7 +44,7 @@ export function Create({ who }: { who: Who }) {
 
   const crossRegion = region !== peerRegion;
   const ownVpc = content.value?.vpcs.find((it) => it.vpcId === vpc);
-  // Of another account's VPC nothing is known here.
+  // Another account's VPC is unknown here.
   const peersVpc = other ? undefined : content.value?.vpcs.find((it) => it.vpcId === peerVpc);
   const names: [string, string] = [ownVpc?.name ?? t("create.ownVpc"), peersVpc?.name ?? t("create.peerVpc")];
   const picker = { choices, names, own: ownVpc?.cidrs ?? [], peer: peersVpc?.cidrs ?? [] };
@@ -56,7 +56,7 @@ export function Create({ who }: { who: Who }) {
     bandwidth: crossRegion ? Number(bandwidth) : undefined, ...limits,
   };
   const wish = { ...ends, vpcPeeringName: name, description: description || undefined, message: other ? message || undefined : undefined };
-  // Dry runs towards another account are few a day, so only what can overlap is checked, and not while it is typed. Names are known here.
+  // Dry runs towards another account are limited to a few a day, so only what can overlap is checked, and not while the user types. Names are checked here.
   const check: Call = { method: "POST", path: peeringsPath(region), body: { ...ends, vpcPeeringName: unused.current } };
   const toCheck = complete && !(other && typing);
   const verdict = usePreview(check, toCheck);
@@ -64,7 +64,7 @@ export function Create({ who }: { who: Who }) {
     it.role === "initiator" && it.vpcInfo.regionId === region && it.vpcPeeringName === name) ?? false;
 
   const wishKey = JSON.stringify([region, wish]);
-  // What was refused says nothing of what is wished now.
+  // A refusal does not apply to changed fields.
   useEffect(() => setError(undefined), [wishKey]);
 
   const submit = async (event: Event) => {
@@ -80,7 +80,7 @@ export function Create({ who }: { who: Who }) {
       changed();
       go("peerings", region, vpcPeering.vpcPeeringId);
     } catch (error) {
-      // What was refused is over. What was not answered may have been done: to ask for it again with the same token makes no second one.
+      // A refusal is final. A request without a response may have been executed: repeating it with the same token creates no second peering.
       if (error instanceof Refused && error.code < 500) attempt.current = { key: "", token: "" };
       setError(error as Error);
       setBusy(false);

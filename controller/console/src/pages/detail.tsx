@@ -1,4 +1,4 @@
-// One peering: its resource information, route policies, traffic, charges, and what can be done with it.
+// One peering: its properties, route policies, traffic, charges, and actions.
 
 import { useEffect, useState } from "preact/hooks";
 import { get, peeringPath, Refused, type PathHealth, type Peering, type Route, type Side, type Traffic } from "../api.ts";
@@ -14,9 +14,9 @@ import { Badge, Empty, Heading, Select, Show, StateBadge, Table } from "../ui.ts
 import { Chart, RANGES, type Range } from "../chart.tsx";
 
 const ACTIONS: Action[] = ["accept", "reject", "bandwidth", "prefixes", "rename", "protect", "delete"];
-/** How often what hosts count and measure is looked at, in milliseconds: the controller takes samples every 5 to 20 s. */
+/** How often hosts' counters and measurements are reloaded, in milliseconds: the controller takes samples every 5 to 20 s. */
 const COUNTED = 10_000;
-/** How often it is looked at what the stream does not tell and changes slowly: longer samples, when hosts last reported. In milliseconds. */
+/** How often slow changes that the stream does not contain are reloaded: longer samples, times of reports. In milliseconds. */
 const LATER = 60_000;
 
 function about(peering: Peering): string {
@@ -29,7 +29,7 @@ function about(peering: Peering): string {
   return t(key, { account: state === "suspended" ? initiator : peer.accountId, time: time(peering.expiredTime) });
 }
 
-/** Latency and loss between the hosts of both sides, or that nobody knows. */
+/** Latency and loss between the hosts of both sides, or that they are unknown. */
 export function Health({ health }: { health: PathHealth | null | undefined }) {
   if (!health) return <span class="quiet">{t("detail.noSample")}</span>;
   const { lossPercent, roundTripMs, mtuBlackHole, sampledAt } = health;
@@ -87,7 +87,7 @@ export function RouteTable({ routes, peering }: { routes: Route[]; peering: Peer
 function Routes({ peering, region }: { peering: Peering; region: string }) {
   const path = `${peeringPath(region, peering.vpcPeeringId)}/routes`;
   const loaded = useLoaded(path, (background) => get<{ routes: Route[] }>(path, background), LATER,
-    // What they depend on; the stream tells it.
+    // What they depend on; the stream contains it.
     JSON.stringify([peering.state, peering.routesInSync, reached(peering.vpcInfo), reached(peering.remoteVpcInfo)]));
   return (
     <section class="card wide">
@@ -140,7 +140,7 @@ function ChargeCard({ peering }: { peering: Peering }) {
   );
 }
 
-/** The peering as the stream tells it; what it does not, is asked for: it may be gone, or a link may be to the other side of it. */
+/** The peering from the stream; if it is not there, it is loaded: it may be gone, or a link may lead to the other side of it. */
 function usePeering(region: string, id: string) {
   const content = useContent();
   const views = content.value?.peerings.filter((it) => it.vpcPeeringId === id) ?? [];
@@ -155,7 +155,7 @@ function usePeering(region: string, id: string) {
   useEffect(() => {
     if (!told && elsewhere && asked.value === null) location.replace(to("peerings", elsewhere.vpcInfo.regionId, id));
   }, [told, elsewhere, asked.value]);
-  // While all is well the stream does not tell when hosts last reported.
+  // While all is well the stream does not contain when hosts last reported.
   const value = told
     ? { ...told, lastConfirmed: told.lastConfirmed ?? asked.value?.lastConfirmed ?? null, lastReport: told.lastReport ?? asked.value?.lastReport ?? null, pathHealth: asked.value?.pathHealth ?? null }
     : asked.value;

@@ -1,4 +1,4 @@
-// One host: what it has, what differs in its kernel and since when, and how it is taken out of use.
+// One host: its ports and peerings, its problems and since when it has them, and actions.
 
 import { useState } from "preact/hooks";
 import { get, Refused, type Host, type HostEvent, type Peering, type Port, type Problem } from "../api.ts";
@@ -14,7 +14,7 @@ import { Badge, Empty, Heading, Show, StateBadge, Table } from "../ui.tsx";
 
 export type HostAction = "drain" | "uncordon" | "pause" | "resume";
 
-/** What can be done with a host as it is. One that is being removed is left alone. */
+/** The actions on a host in its state. One that is being removed has none. */
 export const offered = (host: Host): HostAction[] =>
   host.retiring ? [] : [host.drained ? "uncordon" : "drain", host.paused ? "resume" : "pause"];
 
@@ -53,7 +53,7 @@ export function HostState({ host }: { host: Host }) {
   );
 }
 
-/** What is not as it must be, in the words of the kernel. */
+/** A problem, with the kernel's message. */
 export function Problems({ problems }: { problems: Problem[] }) {
   if (problems.length === 0) return null;
   return (
@@ -68,7 +68,7 @@ export function Problems({ problems }: { problems: Problem[] }) {
   );
 }
 
-/** Why a host is not in sync; of many problems, so many. */
+/** Why a host is not in sync; if there are many problems, the first of them. */
 export function Why({ host, most = Infinity }: { host: Host; most?: number }) {
   return (
     <>
@@ -80,15 +80,15 @@ export function Why({ host, most = Infinity }: { host: Host; most?: number }) {
   );
 }
 
-/** Events are asked for in pages of this many. */
+/** Events are loaded in pages of this size. */
 const EVENTS = 1000;
-/** After so many pages the rest of a long history is left for the next look. */
+/** After so many pages the rest of a long history is left for the next reload. */
 const MOST_PAGES = 20;
 /** How many events of a host are shown. */
 const SHOWN = 50;
 let seen: { after?: string; events: HostEvent[] } = { events: [] };
 
-/** What happened to hosts within the 7 days that events are kept. Only what is new is asked for. */
+/** Events of hosts within the 7 days that they are kept. Only new ones are loaded. */
 async function hostEvents(background: boolean): Promise<HostEvent[]> {
   let { after, events } = seen;
   for (let page = 0; page < MOST_PAGES; page++) {
@@ -99,7 +99,7 @@ async function hostEvents(background: boolean): Promise<HostEvent[]> {
       after = found.nextAfter;
       if (found.events.length === 0) break;
     } catch (error) {
-      // The place is too old, or of another store: once more from the start.
+      // The cursor has expired, or belongs to another store: start over.
       if (!(error instanceof Refused) || error.code >= 500 || after === undefined) throw error;
       [after, events] = [undefined, []];
     }
@@ -108,7 +108,7 @@ async function hostEvents(background: boolean): Promise<HostEvent[]> {
   return events;
 }
 
-/** Since when a host is out of sync, as events say; nothing where they do not go back that far. */
+/** Since when a host is out of sync, by its events; undefined if they do not go back that far. */
 function since(events: HostEvent[]): string | undefined {
   const last = events.filter((event) => event.type === "host.outOfSync" || event.type === "host.inSync").at(-1);
   return last?.type === "host.outOfSync" ? last.time : undefined;

@@ -1,4 +1,4 @@
-// The list of peerings: name and id, state, both sides, bandwidth, time; filters, search, pages, and what is done with several.
+// The list of peerings: name and id, state, both sides, bandwidth, time; filters, search, pages, and bulk actions.
 
 import { useState } from "preact/hooks";
 import type { Peering, Side, Who } from "../api.ts";
@@ -34,7 +34,7 @@ const byText = (of: (peering: Peering) => string) => (one: Peering, other: Peeri
   of(one).localeCompare(of(other)) || one.vpcPeeringId.localeCompare(other.vpcPeeringId);
 
 const SORTS: Record<string, (one: Peering, other: Peering) => number> = {
-  // Unless something else is wanted: what waits for an answer, and then the newest.
+  // By default: requests that wait for an answer, and then the newest.
   first: (one, other) => Number(isRequestToAnswer(other)) - Number(isRequestToAnswer(one)) || SORTS.created!(other, one),
   created: byText((peering) => peering.createdTime),
   name: byText((peering) => peering.vpcPeeringName),
@@ -63,7 +63,7 @@ export function List({ who }: { who: Who }) {
   const [chosen, setChosen] = useState<ReadonlySet<string>>(new Set());
   const peerings = content.value?.peerings ?? [];
   const all = once(peerings);
-  // Between two regions of the account there is a view from either; a region that is asked for has its own.
+  // Between two regions of the account there is a view from either; with a region filter, that region's.
   const region = query.get("region") ?? "";
   const found = useFound(region ? once(peerings.filter((it) => it.vpcInfo.regionId === region)) : all, {
     text: textOf,
@@ -74,7 +74,7 @@ export function List({ who }: { who: Who }) {
     },
     sorts: SORTS, first: "first",
   });
-  /** A peering as it is now, where it still is. */
+  /** The current state of a peering, if it still exists. */
   const now = (peering: Peering) => peerings.find((it) =>
     it.vpcPeeringId === peering.vpcPeeringId && it.vpcInfo.regionId === peering.vpcInfo.regionId) ?? peering;
   const waiting = all.filter(isRequestToAnswer);
@@ -87,7 +87,7 @@ export function List({ who }: { who: Who }) {
   });
   const row = (peering: Peering) => {
     const { vpcPeeringId: id, vpcPeeringName: name } = peering;
-    // Requests that stand above the list are answered there.
+    // Requests above the list are answered there.
     const offered = OFFERED.filter((action) => whyNot(action, peering) === undefined)
       .filter((action) => !(above.has(id) && (action === "accept" || action === "reject")));
     return (

@@ -1,4 +1,4 @@
-// Who reaches whom: the account's VPCs and their peers, all of them or those around one.
+// The map: the account's VPCs and their peers, all of them or those around one.
 
 import type { Peering, Who } from "../api.ts";
 import { isolated, t } from "../i18n.ts";
@@ -9,10 +9,10 @@ import { once, useContent } from "../store.ts";
 import { Empty, Found, Heading, Select, short, Show, sortHeads, StateBadge, stateOptions, stateWord, Table, useFound } from "../ui.tsx";
 import { SideCell, textOf } from "./list.tsx";
 
-/** More VPCs than these are no picture: it begins with the one that has most peerings. */
+/** With more VPCs than these the map begins with the one that has most peerings. */
 const MANY = 24;
 const ZOOMS = [0.5, 0.75, 1, 1.25, 1.5];
-/** What stands for no focus, where there would be one otherwise. */
+/** Stands for no focus, if there would be one by default. */
 const NONE = "all";
 
 const endsOf = (peering: Peering) => [peering.vpcInfo.vpcId, peering.remoteVpcInfo.vpcId];

@@ -1,4 +1,4 @@
-// What operators see: hosts with what is wrong in their kernels, and all peerings.
+// For operators: hosts with the problems in their kernels, and all peerings.
 
 import { useState } from "preact/hooks";
 import { get, type Host, type Peering } from "../api.ts";
@@ -11,7 +11,7 @@ import { HostAct, HostState, offered, revision, Why, type HostAction } from "./h
 import { SideCell, textOf } from "./list.tsx";
 
 const STANDINGS: [string, Key][] = [["inSync", "hosts.inSync"], ["outOfSync", "hosts.outOfSync"], ["maintenance", "hosts.maintenance"]];
-/** How many problems of a host stand in the list; its page has all. */
+/** How many problems of a host are in the list; its page has all. */
 const PROBLEMS = 3;
 
 export function Hosts() {

@@ -1,4 +1,4 @@
-// Why one address reaches another, or does not: what the model says, and then the hosts at both ends.
+// The path trace: why one address reaches another, or does not, by the model and the hosts at both ends.
 
 import { useEffect, useState } from "preact/hooks";
 import { perform, regional, type Path, type Step, type Who } from "../api.ts";
@@ -29,17 +29,17 @@ function callOf(operator: boolean, { region, source, destination, vpc, protocol,
   };
 }
 
-/** What a step is called, in the reader's words. */
+/** The name of a step, in the reader's language. */
 const titleOf = (step: Step) => tOr(`path.step.${step.step}`, step.title);
 
-/** What is wrong with a step: in the controller's words, or where those are not the reader's, in its own by the step and a peering's state. */
+/** The problem of a step: in the controller's words or, in another language, by the step and a peering's state. */
 function reasonOf({ step, verdict, observed, reason = "" }: Step): string {
   if (chosen() === "en" && reason !== "") return reason;
   if (verdict === "unknown" && step !== "host") return t("path.reason.unknown");
   return tOr(`path.reason.${step}.${observed ?? ""}`, tOr(`path.reason.${step}`, particulars(reason)));
 }
 
-/** What was looked at, and how it is. Where the controller's words are not the reader's, the values in them; operators see their kernels' words. */
+/** What was examined, and what was found. In another language than the controller's, the values in its words; operators see their kernels' words. */
 function foundOf({ step, object = "", observed = "" }: Step, operator: boolean): string {
   if (operator || chosen() === "en") return [object, observed].filter(Boolean).join(": ");
   if (step === "bandwidth") return mbit(Number(/\d+/.exec(object)?.[0] ?? 0) || null);
@@ -114,14 +114,14 @@ export function PathTrace({ who }: { who: Who }) {
   const [form, setForm] = useState(asked);
   const [again, setAgain] = useState(0);
   const [found, setFound] = useState<{ key: string; path?: Path; error?: Error }>();
-  // Until another is chosen: the region of a VPC that has the source, or where there is a VPC.
+  // Until another one is chosen: the region of a VPC with the source, or any with a VPC.
   const vpcs = content?.vpcs ?? [];
   const likely = vpcs.find((vpc) => vpc.cidrs.some((cidr) => overlap(cidr, form.source.trim()))) ?? vpcs[0];
   const region = form.region || (likely?.region ?? who.regions[0] ?? "");
   const change = (change: Partial<Query>) => setForm((old) => ({ ...old, ...change }));
   const complete = asked.source !== "" && asked.destination !== "" && (operator || asked.region !== "");
   const key = JSON.stringify([asked, again]);
-  // The address says what is asked, so that a link shows it, too.
+  // The query is in the address, so that links contain it.
   useEffect(() => {
     setForm(asked);
     if (!complete) return;

@@ -1,4 +1,4 @@
-// One peering of any accounts, for operators: both sides, the hosts that have it and what differs in their kernels, and the ways to look further.
+// One peering of any accounts, for operators: both sides, the hosts that have it and their problems, and links for troubleshooting.
 
 import { useState } from "preact/hooks";
 import { get, Refused, type Host, type Peering, type PeeringHost, type Port, type Problem, type Route, type Side } from "../api.ts";
@@ -22,7 +22,7 @@ const SHOWN = 50;
 
 const sidesOf = (peering: Peering): [Side, Side] => [peering.vpcInfo, peering.remoteVpcInfo];
 
-/** Whether a host's problem is about a peering: about one of its sides, the VRF of one of its VPCs, or all of the host. */
+/** Whether a host's problem concerns a peering: one of its sides, the VRF of one of its VPCs, or the whole host. */
 function concerns({ scope }: Problem, peering: Peering): boolean {
   if (scope === "host") return true;
   const { side, vpc } = scope as { side?: number; vpc?: string };
@@ -33,7 +33,7 @@ function concerns({ scope }: Problem, peering: Peering): boolean {
 const gatewaysOf = (side: Side, ports: Port[]) => ports.filter((port) => port.vpc === side.vpcId)
   .flatMap((port) => port.gateways.map((gateway) => gateway.split("/")[0]!)).filter((address) => reached(side).some((prefix) => overlap(prefix, address)));
 
-/** A question for the path trace from one side to the other, in a family that both have. */
+/** A query for the path trace from one side to the other, in a family that both have. */
 function pathBetween(from: Side, dest: Side, ports: Port[]): string | undefined {
   for (const source of gatewaysOf(from, ports)) {
     const destination = gatewaysOf(dest, ports).find((it) => it.includes(":") === source.includes(":"));
@@ -59,7 +59,7 @@ function Paths({ peering, ports }: { peering: Peering; ports: Port[] }) {
 
 function HostRow({ there, host, peering, ports }: { there: PeeringHost; host: Host | undefined; peering: Peering; ports: Port[] }) {
   const vpcs = sidesOf(peering).filter((side) => ports.some((port) => port.host === there.host && port.vpc === side.vpcId));
-  // Controllers of before call it otherwise.
+  // Earlier controllers use another name.
   const lastError = there.lastError ?? null;
   const problems = host?.problems.filter((problem) => concerns(problem, peering)) ?? [];
   return (

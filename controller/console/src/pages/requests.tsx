@@ -1,4 +1,4 @@
-// Requests that wait for the account's answer: who asks, with which networks, and the answers.
+// Requests that wait for the account's answer: from whom, with which networks, and the answers.
 
 import type { Peering } from "../api.ts";
 import { Compared } from "../compared.tsx";
@@ -6,7 +6,7 @@ import { t, time } from "../i18n.ts";
 import { rememberList, to } from "../route.ts";
 import type { Action } from "../rules.ts";
 
-/** How many stand above the list; the others are answered one after another. */
+/** How many are shown above the list; the others follow as these are answered. */
 export const SHOWN = 5;
 
 export function Requests({ waiting, onAct }: { waiting: Peering[]; onAct: (action: Action, peering: Peering, block?: boolean) => void }) {

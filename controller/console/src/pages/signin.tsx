@@ -7,7 +7,7 @@ import { tellTabs } from "../tabs.ts";
 import { Wrong } from "../errors.tsx";
 import { Field, Heading } from "../ui.tsx";
 
-/** What is signed in with. */
+/** The credential. */
 function Form({ onIn }: { onIn: () => Promise<void> }) {
   const [withToken, setWithToken] = useState(false);
   const [accessKey, setAccessKey] = useState("");
@@ -32,7 +32,7 @@ function Form({ onIn }: { onIn: () => Promise<void> }) {
     try {
       await onIn();
     } catch (error) {
-      // Whoever has just signed in and is nobody has a browser that keeps no session.
+      // A user who has just signed in without a session has a browser that does not keep it.
       setWrong(isSessionEnd(error) ? "session.notKept" : undefined);
       setError(error as Error);
     }
@@ -73,7 +73,7 @@ function Form({ onIn }: { onIn: () => Promise<void> }) {
   );
 }
 
-/** For those who come. */
+/** The sign-in page. */
 export function SignIn({ onIn }: { onIn: () => Promise<void> }) {
   return (
     <div class="signin">
@@ -83,7 +83,7 @@ export function SignIn({ onIn }: { onIn: () => Promise<void> }) {
   );
 }
 
-/** For those whose session has ended, above what they were at, which is there again afterwards. */
+/** Sign-in after the session has ended, above the page, which is shown again afterwards. */
 export function SignInAgain({ account, onIn, onLeave }: { account: string; onIn: () => Promise<void>; onLeave: () => void }) {
   const dialog = useRef<HTMLDialogElement>(null);
   const show = () => { if (dialog.current && !dialog.current.open) dialog.current.showModal(); };

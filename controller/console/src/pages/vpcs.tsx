@@ -50,7 +50,7 @@ function Make({ who, onClose }: { who: Who; onClose: () => void }) {
 
 const peeringsOf = (vpc: Vpc) => peeringsNow().filter((it) => otherEnd(it, vpc.vpcId));
 
-/** The peerings for which a VPC is needed. Requests of others do not hold it: they are rejected when it is deleted. */
+/** The peerings that need a VPC. Requests of others do not: they are rejected when it is deleted. */
 const holding = (vpc: Vpc) => peeringsOf(vpc).filter((it) => isLive(it) && !isRequestToAnswer(it));
 
 const cli = (vpc: Vpc, command: string, given: string[] = [], options: Option[] = []) =>
@@ -93,7 +93,7 @@ function Cidrs({ vpc, onClose }: { vpc: Vpc; onClose: () => void }) {
   );
 }
 
-/** Removing a CIDR takes traffic away from the peers; which, is said before. */
+/** Removing a CIDR takes traffic away from the peers, which are named in advance. */
 function RemoveCidr({ vpc, cidr, onClose }: { vpc: Vpc; cidr: SecondaryCidr; onClose: () => void }) {
   const isReached = (peering: Peering) => [peering.vpcInfo, peering.remoteVpcInfo].some((side) =>
     side.vpcId === vpc.vpcId && reached(side).some((prefix) => overlap(prefix, cidr.cidr)));
@@ -154,7 +154,7 @@ function Protect({ vpc, onClose }: { vpc: Vpc; onClose: () => void }) {
   );
 }
 
-/** Of how many things there may be how many, by region. */
+/** Quotas by region, and their use. */
 function QuotaTable({ who }: { who: Who }) {
   const loaded = useLoaded("quotas", (background) => Promise.all(who.regions.map((region) => Promise.all(
     QUOTAS.map((kind) => get<{ quota: Quota }>(quotaPath(region, kind), background).then(({ quota }) => quota))))));
@@ -176,7 +176,7 @@ function QuotaTable({ who }: { who: Who }) {
   );
 }
 
-/** Asked for when they are looked at. */
+/** Loaded when they are shown. */
 function Quotas({ who }: { who: Who }) {
   const [open, setOpen] = useState(false);
   return (

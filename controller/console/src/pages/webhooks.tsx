@@ -1,4 +1,4 @@
-// Where events are sent to, and how that goes.
+// Webhooks, and their delivery status.
 
 import { useState } from "preact/hooks";
 import { get, perform, regional, type Who } from "../api.ts";
@@ -30,7 +30,7 @@ const cli = (region: string | null, command: string, given: string[], options: O
   region === null ? commandLine(`webhook ${command}`, given, options) : regionalCommandLine(region, `webhook ${command}`, given, options);
 const typeOptions = (types: string[]) => types.map((type): Option => ["--type", type]);
 
-/** A type of events, with what it is about: its own words are those of a history. */
+/** An event type, with its object: its own words are those of a history. */
 function typeWord(type: string): string {
   const kind = type.split(".")[0]!;
   return `${tOr(`webhooks.of.${kind}`, kind)} · ${tOr(`event.${type}`, type)}`;
@@ -54,7 +54,7 @@ function Types({ offered, chosen, onChoose }: { offered: string[]; chosen: strin
   );
 }
 
-/** The secret is told once. */
+/** The secret is shown once. */
 function Secret({ secret, onClose }: { secret: string; onClose: () => void }) {
   return (
     <Dialog title={t("webhooks.secret")} onClose={onClose}>
@@ -159,7 +159,7 @@ function Standing({ webhook }: { webhook: Webhook }) {
 }
 
 const DIALOGS = { change: Change, toggle: Toggle, remove: Remove };
-/** How often it is looked how deliveries go, in milliseconds. */
+/** How often the delivery status is reloaded, in milliseconds. */
 const LOOKED_AT = 15_000;
 
 export function Webhooks({ who }: { who: Who }) {

@@ -7,7 +7,7 @@ export const enSaid: Record<keyof typeof zhSaid, string> = {
   "said.reportOld": "The last report is older than {seconds} s.",
   "said.redirects": "It answered {status}, and redirects are not followed.",
   "said.answered": "It answered {status}.",
-  "said.address": "Its name leads to no address that webhooks may reach.",
+  "said.address": "Its name resolves to no address that webhooks may reach.",
   "said.timeout": "Timed out.",
   "said.dns": "The name cannot be resolved.",
   "said.certificate": "The certificate is not valid.",
@@ -22,7 +22,7 @@ export const enSaid: Record<keyof typeof zhSaid, string> = {
   "errno.95": "Not supported by the kernel.",
   "errno.101": "Network unreachable.",
   "errno.105": "No buffer space available.",
-  "problem.failed": "refused by the kernel, and tried again",
+  "problem.failed": "refused by the kernel, will be retried",
   "problem.conflict": "conflicts with an object not managed by cps-peering, left unchanged",
-  "problem.missing": "something that it needs is missing",
+  "problem.missing": "an object that it needs is missing",
 };

@@ -72,7 +72,7 @@ export const enTrail: Record<keyof typeof zhTrail, string> = {
   "outcome.forgotten": "Deleted",
   "outcome.maintenanceBegun": "Maintenance begun",
   "outcome.maintenanceEnded": "Maintenance ended",
-  "outcome.maintenanceMissed": "Window passed while no controller ran",
+  "outcome.maintenanceMissed": "Window passed while no controller was running",
   "outcome.unconfirmed": "Unconfirmed",
   "event.peering.requested": "Requested",
   "event.peering.created": "Created",

@@ -1,5 +1,5 @@
-//! Changes, as server-sent events: to an account what it sees, first all of it and then what changes, so that its pages need not ask;
-//! to operators that something has changed.
+//! Changes as server-sent events: for an account first everything that it sees and then what changes, so that its pages need not poll;
+//! for operators only the fact that something has changed.
 
 use crate::{
     access::signature::{NO_BODY, Parts},
@@ -24,21 +24,21 @@ use std::{
 };
 use tokio::{sync::watch, time};
 
-/// How many streams one account, or the operators, may have: a stream is held by a page that is looked at.
+/// How many streams one account, or the operators, can have: each page that is shown holds one.
 const MOST: usize = 32;
-/// How often a stream says that it is alive, and it is looked whether anybody still listens, and whether the session still is one.
+/// How often a stream sends a sign of life, and checks that the client is still connected and its session still valid.
 const ALIVE: Duration = Duration::from_secs(15);
-/// What happens within such a time is told once.
+/// Changes within this time are sent together.
 const TOGETHER: Duration = Duration::from_millis(200);
-/// The same for operators, whose pages ask for everything again.
+/// The same for operators, whose pages reload everything.
 const TOGETHER_FOR_OPERATORS: Duration = Duration::from_secs(1);
 
-/// The streams there are.
+/// The open streams.
 #[derive(Debug)]
 pub struct Streams {
     by_caller: Mutex<HashMap<String, usize>>,
     closed: watch::Sender<bool>,
-    /// Changes when credentials have.
+    /// Changes when credentials do.
     credentials: watch::Sender<u64>,
 }
 
@@ -49,12 +49,12 @@ impl Default for Streams {
 }
 
 impl Streams {
-    /// Ends all streams, and those to come: they would hold up the end of the server.
+    /// Ends all streams and refuses new ones: they would delay the shutdown of the server.
     pub fn close(&self) {
         self.closed.send_replace(true);
     }
 
-    /// Ends the streams of those whose credential is none any more.
+    /// Ends the streams whose credentials are no longer valid.
     pub fn look_again(&self) {
         self.credentials.send_modify(|times| *times += 1);
     }
@@ -88,8 +88,8 @@ impl Drop for Place {
     }
 }
 
-/// What an account sees, by what it is: `peering/REGION/ID`, `vpc/REGION/ID`, `account`. Of operators, who see more than can be
-/// sent again and again, only that it is another than before.
+/// What an account sees, by key: `peering/REGION/ID`, `vpc/REGION/ID`, `account`. Operators see more than can be
+/// sent repeatedly: for them only the revision, which shows that something has changed.
 fn seen_by(actor: &Actor, state: &State, agents: &Agents<'_>, now_ms: u64) -> BTreeMap<String, Value> {
     let mut seen = BTreeMap::new();
     let mut add = |key: String, value: serde_json::Result<Value>| drop(seen.insert(key, value.unwrap_or_default()));
@@ -130,11 +130,11 @@ fn seen_by(actor: &Actor, state: &State, agents: &Agents<'_>, now_ms: u64) -> BT
     seen
 }
 
-/// One who listens, as long as the credential is good.
+/// A listener, valid as long as its credential is.
 pub(in crate::api) struct Subscription {
     pub(in crate::api) context: RequestContext,
     headers: HeaderMap,
-    /// What the connection says of who listens: a certificate is good for as long as that.
+    /// The client's certificate, which authenticates for as long as the connection lasts.
     extensions: Extensions,
     closed: watch::Receiver<bool>,
     credentials: watch::Receiver<u64>,
@@ -142,14 +142,14 @@ pub(in crate::api) struct Subscription {
 }
 
 impl Subscription {
-    /// Takes a place among those who listen.
+    /// Takes one of the caller's places.
     pub(in crate::api) fn open(
         context: RequestContext,
         extensions: Extensions,
         headers: HeaderMap,
     ) -> Result<Self, Failure> {
         let Some(place) = context.api.streams.enter(context.caller.word()) else {
-            return Err(Failure::too_many(format!("{} listens {MOST} times already", context.caller.word())));
+            return Err(Failure::too_many(format!("{} has {MOST} streams already", context.caller.word())));
         };
         let closed = context.api.streams.closed.subscribe();
         let credentials = context.api.streams.credentials.subscribe();
@@ -163,12 +163,12 @@ impl Subscription {
         headers: HeaderMap,
     ) -> Result<Self, Failure> {
         if context.caller.signed.is_some() {
-            return Err(Failure::forbidden("a signature is good for one moment: listen with a token or a session"));
+            return Err(Failure::forbidden("a signature is only valid for a moment: use a token or a session"));
         }
         Self::open(context, extensions, headers)
     }
 
-    /// Completes when nobody may listen any more: the server ends, or the credential is none any more.
+    /// Completes when the caller is no longer authorised: the server ends, or the credential is no longer valid.
     pub(in crate::api) async fn ended(&mut self) {
         let mut alive = time::interval_at(time::Instant::now() + ALIVE, ALIVE);
         loop {
@@ -189,7 +189,7 @@ impl Subscription {
         if peer.is_some_and(|peer| diagnosed.identity.as_ref().is_some_and(|own| own.is_revoked(peer))) {
             return false;
         }
-        // A signature was good for the moment in which it came: who waits with it does so for moments.
+        // A signature was valid when it arrived, and such a request only waits for moments.
         if caller.signed.is_some() {
             return true;
         }
@@ -206,12 +206,12 @@ impl Subscription {
 struct Listener {
     subscription: Subscription,
     ticks: watch::Receiver<u64>,
-    /// What was told, in short; none before anything was.
+    /// What was sent last, as hashes; none before the first event.
     told: Option<BTreeMap<String, u64>>,
 }
 
 impl Listener {
-    /// What is to be told: what is new or another, and what is gone; none where that is nothing.
+    /// The next event: what is new or has changed, and what is gone; none if nothing has.
     fn look(&mut self) -> Option<Event> {
         let RequestContext { api: Api { engine, .. }, caller, .. } = &self.subscription.context;
         let now_ms = engine.now_ms();
@@ -239,10 +239,10 @@ impl Listener {
         Some(Event::default().event("changed").data(said.to_string()))
     }
 
-    /// What is to be told next; none when the stream ends.
+    /// The next event; none when the stream ends.
     async fn next(&mut self) -> Option<Event> {
         if self.told.is_none() {
-            // All there is: pages that come back have missed nothing then.
+            // First everything: pages that reconnect have missed nothing then.
             return self.look();
         }
         let mut alive = time::interval_at(time::Instant::now() + ALIVE, ALIVE);
@@ -266,7 +266,7 @@ impl Listener {
                 }
             };
             if quiet {
-                // Not a comment: browsers do not tell pages of those.
+                // Not an SSE comment: browsers do not show those to pages.
                 return self.subscription.is_authorized().then(|| Event::default().event("alive").data("{}"));
             }
             time::sleep(if self.subscription.context.caller.actor.account().is_some() {
@@ -283,7 +283,7 @@ impl Listener {
     }
 }
 
-/// Tells a caller that something of its own has changed, for as long as it listens.
+/// Streams changes to a caller, for as long as it listens.
 pub(super) async fn events(
     context: RequestContext,
     extensions: Extensions,

@@ -14,12 +14,12 @@ use std::borrow::Cow;
 #[folder = "console/dist/"]
 struct Files;
 
-/// Scripts and styles are our own files, and nothing else is loaded, framed, embedded or sent anywhere else.
+/// Scripts and styles are our own files; nothing else can be loaded, framed, embedded or sent elsewhere.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; \
                       trusted-types 'none'";
 
-/// The same for the page with the description of the interfaces: Redoc writes style sheets and markup of its own.
+/// The same for the page with the API reference: Redoc inserts style sheets and markup of its own.
 const READER: &str = "api.html";
 const READER_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
                              connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -49,14 +49,14 @@ pub(super) async fn index(headers: HeaderMap) -> Result<Response, Failure> {
 
 /// A file that the page needs.
 pub(super) async fn file(Path(path): Path<String>, headers: HeaderMap) -> Result<Response, Failure> {
-    // Packed files are no files of their own.
+    // Compressed copies are not served under their own names.
     if path.strip_suffix(".gz").is_some() {
         return Err(Failure::not_found("there is nothing at this path"));
     }
     answer(&path, &headers)
 }
 
-/// What is embedded is shared by all who read it.
+/// Embedded content is shared by all who read it.
 fn content(data: Cow<'static, [u8]>) -> Bytes {
     match data {
         Cow::Borrowed(bytes) => Bytes::from_static(bytes),
@@ -64,7 +64,7 @@ fn content(data: Cow<'static, [u8]>) -> Bytes {
     }
 }
 
-/// Whether a client takes gzip (RFC 9110, 12.5.3).
+/// Whether a client accepts gzip (RFC 9110 section 12.5.3).
 fn accepts_gzip(asked: &HeaderMap) -> bool {
     let said = asked.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     said.flat_map(|value| value.split(',')).any(|coding| {
@@ -78,7 +78,7 @@ fn answer(path: &str, asked: &HeaderMap) -> Result<Response, Failure> {
     let Some(EmbeddedFile { data, metadata }) = Files::get(path) else {
         return Err(Failure::not_found("there is nothing at this path"));
     };
-    // What the bundle has compressed, it has beside the file.
+    // The bundle has compressed copies beside the files.
     let packed = accepts_gzip(asked).then(|| Files::get(&format!("{path}.gz"))).flatten();
     let is_packed = packed.is_some();
     let data = packed.map_or(data, |packed| packed.data);

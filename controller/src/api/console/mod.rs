@@ -1,5 +1,5 @@
-//! The console: a page for tenants and operators, out of the controller's own binary. Its pages use the same interfaces as
-//! everybody else; here are only its files, signing in and out, and word of changes.
+//! The console: web pages for tenants and operators, embedded in the controller. Its pages use the same API as
+//! other clients; this module only has its files, signing in and out, and the streams of changes.
 
 mod events;
 mod files;
@@ -27,10 +27,10 @@ use serde_json::json;
 pub use events::Streams;
 pub(super) use events::Subscription;
 
-/// The largest body with which somebody signs in, in bytes.
+/// The largest body of a sign-in, in bytes.
 const MAX_BODY: usize = 4096;
 
-/// What somebody signs in with: an access key with its secret key, or a token.
+/// The credentials to sign in with: an access key with its secret key, or a token.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Credential {
@@ -68,8 +68,8 @@ impl From<SignInError> for Failure {
     }
 }
 
-/// The cookie that says `said` for so many seconds. Scripts cannot read it, and browsers send it to nobody else, from no page
-/// of anybody else, and over TLS only where there is TLS.
+/// The session's cookie with the value `said`, valid for this many seconds. Scripts cannot read it; browsers send it to this host only,
+/// only from its own pages, and only over TLS if the server speaks TLS.
 fn cookie(api: &Api, said: &str, seconds: u64) -> Result<HeaderValue, Failure> {
     let secure = if api.secure { "; Secure" } else { "" };
     let text =
@@ -77,7 +77,7 @@ fn cookie(api: &Api, said: &str, seconds: u64) -> Result<HeaderValue, Failure> {
     text.parse().map_err(|_| Failure::internal("the session's cookie is no header"))
 }
 
-/// Opens a session. From a page of somebody else nobody is signed in, not even as somebody else.
+/// Opens a session. Pages of other sites cannot sign anyone in, not even as someone else.
 async fn sign_in(
     State(api): State<Api>,
     headers: HeaderMap,
@@ -95,7 +95,7 @@ async fn sign_in(
         Credential { access_key: None, secret_key: None, token: Some(token) } => {
             api.access.sign_in_by_token(token.trim(), &origin)?
         }
-        _ => return Err(Failure::invalid("say `accessKey` and `secretKey`, or `token` alone")),
+        _ => return Err(Failure::invalid("send `accessKey` and `secretKey`, or `token` alone")),
     };
     let caller = Caller::of(principal);
     asked_by(&caller.word());

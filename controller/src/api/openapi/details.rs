@@ -1,5 +1,5 @@
-//! What the handlers' types do not say of the interfaces: where they are served, what values look like, and an example of each
-//! operation. A property or parameter of one name means the same everywhere, so most is said by name.
+//! What the handlers' types do not say about the API: servers, formats and limits of values, and an example of each
+//! operation. A property or parameter of one name means the same everywhere, so most is defined by name.
 
 use crate::{
     api::view::COARSE_WORDS,
@@ -15,12 +15,12 @@ use crate::{
 use cps_peering_config::{id::MAX_ID_LEN, quota::Kind};
 use serde_json::{Map, Value, json};
 
-/// An example of each operation by its id: `body` is what is sent, `result` what is answered, other keys are media types of answers.
+/// An example of each operation by its id: `body` of the request, `result` of the response; other keys are media types of responses.
 const EXAMPLES: &str = include_str!("examples.json");
-/// The id of a request, as examples have it.
+/// The request id in examples.
 const REQUEST_ID: &str = "c0ffee0123456789c0ffee0123456789";
 
-/// How many filters, and values of one, are described as parameters of their own; the interface takes any number.
+/// How many filters, and values of one, are described as parameters of their own; the API accepts any number.
 const FILTERS: u32 = 2;
 
 const ID: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$";
@@ -49,7 +49,7 @@ fn kinds(all: bool) -> Vec<&'static str> {
     Kind::ALL.into_iter().filter(|kind| all || *kind != Kind::PeeringRequest).map(Kind::word).collect()
 }
 
-/// What is known of a property of a schema beside its type.
+/// The schema of a property beyond its type.
 fn property(schema: &str, name: &str) -> Option<Value> {
     let time = || json!({ "format": "date-time", "example": "2026-03-02T08:15:30Z" });
     let charge = || words(&["normal", "overdue", "arrear"]);
@@ -161,14 +161,14 @@ fn property(schema: &str, name: &str) -> Option<Value> {
     })
 }
 
-/// What is known of a parameter of an operation: a part of its schema, and its description where its handler has none.
+/// A parameter of an operation: a part of its schema, and its description if its handler has none.
 fn parameter(operation: &str, name: &str, in_query: bool) -> (Value, &'static str) {
     let id = |example| json!({ "pattern": if in_query { ID_OR_EMPTY } else { ID }, "maxLength": MAX_ID_LEN, "example": example });
     let quota = operation.to_ascii_lowercase().contains("quota");
     match name {
         "regionId" => (id("cn-north-1"), "The region."),
         "vpcPeeringId" => (id("vpcpr-0a1b2c3d4e"), "The peering's id."),
-        // What is no id is nobody's: nothing is found.
+        // An invalid id belongs to no VPC: nothing is found.
         "vpcId" if in_query => (json!({ "example": "vpc-av8hdcp9dj" }), "Only entries of this VPC."),
         "vpcId" => (id("vpc-av8hdcp9dj"), "The VPC's id."),
         "subnetId" => (json!({ "example": "vpc-av8hdcp9dj" }), "The same again: a VPC has exactly one subnet, itself."),
@@ -215,7 +215,7 @@ fn parameter(operation: &str, name: &str, in_query: bool) -> (Value, &'static st
     }
 }
 
-/// Adds what is known to a schema. Where there may be nothing, that is one of the values.
+/// Adds known facts to a schema. If null is allowed, it is one of the values of an enum.
 fn merge(schema: &mut Map<String, Value>, known: Value) {
     let Value::Object(known) = known else { return };
     let nullable = schema.get("type").and_then(Value::as_array).is_some_and(|types| types.contains(&json!("null")));
@@ -231,7 +231,7 @@ fn merge(schema: &mut Map<String, Value>, known: Value) {
     }
 }
 
-/// What a filter may be called, by operation.
+/// The names of an operation's filters.
 fn filters(operation: &str) -> &'static [&'static str] {
     match operation {
         "describeVpcPeerings" => {
@@ -280,7 +280,7 @@ fn complete_schemas(document: &mut Value) {
         let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
         for (key, value) in properties.into_iter().flatten() {
             let Some(value) = value.as_object_mut() else { continue };
-            // An unsigned number of 32 bits is none of the signed ones that go by this name.
+            // OpenAPI's int32 is signed, so an unsigned 32-bit number does not fit.
             if value.get("format") == Some(&json!("int32")) && value.get("minimum") == Some(&json!(0)) {
                 merge(value, json!({ "format": "int64", "maximum": u32::MAX }));
             }
@@ -288,7 +288,7 @@ fn complete_schemas(document: &mut Value) {
                 merge(value, known);
             }
         }
-        // What an envelope holds is described once.
+        // The content of an envelope is described once.
         let inner = name.strip_prefix("Envelope_").filter(|inner| names.iter().any(|name| name == inner));
         if let (Some(inner), Some(result)) = (inner, schema.pointer_mut("/properties/result")) {
             *result = json!({ "$ref": format!("#/components/schemas/{inner}") });
@@ -338,7 +338,7 @@ fn complete_operation(operation: &mut Map<String, Value>, example: Option<&Value
     }
 }
 
-/// Completes the document that is made of the handlers' types.
+/// Completes the document that is generated from the handlers' types.
 pub(super) fn complete(document: &mut Value) {
     document["servers"] = json!([{ "url": "/", "description": "The controller that serves this document." }]);
     document["info"]["contact"] = json!({ "name": "Who runs this cloud" });

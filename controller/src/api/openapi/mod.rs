@@ -1,4 +1,4 @@
-//! The description of the HTTP interfaces, made from the code of the handlers.
+//! The description of the HTTP API, generated from the handlers.
 
 mod details;
 
@@ -71,13 +71,13 @@ impl Modify for Security {
     }
 }
 
-/// The answer to whoever asks for the description. It is made once.
+/// Serves the description, which is generated once.
 pub(super) async fn answer() -> Response {
     static TEXT: LazyLock<Bytes> = LazyLock::new(|| document().to_string().into());
     ([(header::CONTENT_TYPE, "application/json")], TEXT.clone()).into_response()
 }
 
-/// The description, as `OpenAPI` 3.1 has it.
+/// The description, in `OpenAPI` 3.1.
 pub fn document() -> serde_json::Value {
     let mut document = serde_json::to_value(Document::openapi()).unwrap_or_default();
     details::complete(&mut document);

@@ -1,4 +1,4 @@
-//! Accounts: credentials, standing with the billing system, quotas.
+//! Accounts: credentials, charge status, quotas.
 
 use crate::{
     access::secret,

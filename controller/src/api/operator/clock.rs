@@ -1,4 +1,4 @@
-//! The clock of the day, and whether it is believed.
+//! The wall clock, and whether it is trusted.
 
 use crate::{
     api::{

@@ -1,4 +1,4 @@
-//! Which cluster this is, and whether it may tell hosts what they must have.
+//! The identity of the cluster, and whether it may configure hosts.
 
 use super::rollout;
 use crate::{
@@ -41,7 +41,7 @@ pub(in crate::api) struct HostOutOfSync {
     reason: Option<String>,
 }
 
-/// Why a host does not have its configuration yet.
+/// Why a host waits for its configuration.
 fn waits(host: &Host) -> Option<String> {
     let why = "held back until the canaries are healthy: `cps-peering rollout show`";
     host.is_held_back().then(|| why.to_owned())

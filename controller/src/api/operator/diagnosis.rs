@@ -1,4 +1,4 @@
-//! What is right and wrong with the controller and its hosts.
+//! Diagnosis of the controller and its hosts.
 
 use crate::{
     api::{
@@ -68,8 +68,8 @@ fn hosts(context: &RequestContext) -> Vec<(HostFacts, String)> {
             let problems = report.into_iter().flat_map(|report| &report.problems);
             let silent = || match contact.and_then(|contact| contact.error.clone()) {
                 Some(error) => error,
-                None if report.is_some() => "it was not heard for too long".to_owned(),
-                None => "it was never heard".to_owned(),
+                None if report.is_some() => "its last report is too old".to_owned(),
+                None => "it has never reported".to_owned(),
             };
             let facts = HostFacts {
                 id: host.id.clone(),

@@ -1,4 +1,4 @@
-//! Hosts: how they stand, and commands for one at a time.
+//! Hosts: their state, and commands for one at a time.
 
 use super::inventory::{Applied, Unconfirmed, unconfirmed};
 use crate::{
@@ -39,7 +39,7 @@ pub(in crate::api) async fn hosts(context: RequestContext) -> Reply {
         api.engine.read(|state, agents| state.hosts().values().map(|host| view::host(state, agents, host)).collect());
     let not_renewed = api.engine.metrics().not_renewed().clone();
     for host in &mut hosts {
-        // No host has a name that is no id.
+        // An invalid id belongs to no host.
         let Ok(id) = host.host.parse() else { continue };
         host.certificate_expires =
             api.diagnosed.agents.certificate_ends(&id).map(|s| timestamp(s.saturating_mul(1000)));
@@ -132,7 +132,7 @@ pub(in crate::api) async fn remove(
     let parameters = Parameters::read(query.as_deref(), &["dead", "dryRun", "confirm"], &[])?;
     let (mut removal, dry_run) = removal(&parameters)?;
     if parameters.get("dead").is_none() {
-        // For one that answers it is waited: it forwards until its agent has been told.
+        // If the agent answers, its cleanup is awaited: the host forwards until it has been told to stop.
         let host = known(&host)?;
         removal.dead = !context.api.engine.read(|_, agents| agents.is_current(&host));
     }
@@ -152,13 +152,13 @@ pub(in crate::api) async fn replace(
     RawQuery(query): RawQuery,
 ) -> Reply {
     let parameters = Parameters::read(query.as_deref(), &["by", "dead", "dryRun", "confirm"], &[])?;
-    let by = parameters.get("by").ok_or_else(|| Failure::field("by", "it is missing: the host that takes over"))?;
+    let by = parameters.get("by").ok_or_else(|| Failure::field("by", "missing: name the host that takes over"))?;
     let by = known(by)?;
     let (removal, dry_run) = removal(&parameters)?;
     carry_out(&context, &host, What::Replace { by, removal }, dry_run).await
 }
 
-/// No host has a name that is no id.
+/// An invalid id belongs to no host.
 fn known(host: &str) -> Result<HostId, Failure> {
     host.parse().map_err(|_| Failure::not_found(format!("there is no host {}", quote(host))))
 }

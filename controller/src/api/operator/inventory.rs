@@ -1,4 +1,4 @@
-//! What there is: regions, hosts, VPCs, ports; and what was done to it.
+//! The inventory of regions, hosts, VPCs and ports; backups, and the audit trail.
 
 use crate::{
     api::{
@@ -29,7 +29,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-/// The most hosts and peerings that an answer to `apply` names; it also says how many there are.
+/// The most hosts and peerings that a response to `apply` names; it also has their number.
 const MAX_NAMED: usize = 100;
 
 /// The changes of a document.
@@ -92,7 +92,7 @@ pub(in crate::api) async fn apply(context: RequestContext, RawQuery(query): RawQ
     let inventory: Inventory = read(&body)?;
     let command = Command::Apply(Apply { inventory, prune, approval, adopt, if_revision });
     let engine = &context.api.engine;
-    // Before the document is looked at: what comes between is told by a refusal, not passed over.
+    // Before the document is checked: a change in between leads to a refusal, and is not missed.
     let before = engine.read(|state, _| state.clone());
     let outcome = if dry_run { context.dry_run(command, None).await? } else { context.execute(command, None).await? };
     let Outcome::Applied(mut changes) = outcome else {
@@ -101,7 +101,7 @@ pub(in crate::api) async fn apply(context: RequestContext, RawQuery(query): RawQ
     let mut confirm = None;
     if dry_run {
         confirm = inventory::needs_approval(&before, &changes, &engine.limits());
-        // These ids are drawn anew when it is applied.
+        // These ids are random, and different when the document is applied.
         for made in changes.iter_mut().filter(|it| it.kind == "peering" && it.action == Action::Create) {
             let name = made.id.split_once(' ').map_or("", |(_, name)| name);
             made.id = format!("(new) {name}");
@@ -113,16 +113,16 @@ pub(in crate::api) async fn apply(context: RequestContext, RawQuery(query): RawQ
     reply(Applied { changes, dry_run, revision, full_revision, confirm, unconfirmed })
 }
 
-/// Waits until removed peerings are gone from all kernels, for as long as a delete may take, and says what is missing then.
+/// Waits until removed peerings are gone from all kernels, for as long as a delete may take, and returns what is missing then.
 pub(super) async fn unconfirmed(context: &RequestContext, changes: &[Difference]) -> Unconfirmed {
     let removed = changes.iter().filter(|change| change.kind == "peering" && change.action == Action::Delete);
-    // Its name follows.
+    // The id is followed by the name.
     let removed: Vec<PeeringId> = removed.filter_map(|change| change.id.split(' ').next()?.parse().ok()).collect();
     let until = Instant::now() + context.api.delete_wait;
     let mut missing: BTreeSet<HostId> = BTreeSet::new();
     let mut draining = Vec::new();
     for id in removed {
-        // All of them have the same time.
+        // They share one deadline.
         let hosts = drained(&context.api, &id, until.saturating_duration_since(Instant::now())).await;
         if !hosts.is_empty() {
             draining.push(id);
@@ -130,7 +130,7 @@ pub(super) async fn unconfirmed(context: &RequestContext, changes: &[Difference]
         }
     }
     let held_back_count = context.api.engine.read(|state, agents| {
-        // Also those that have said so before, and were not heard since: what they say counts only for a while (rule V3).
+        // Also hosts that confirmed earlier and have not reported since: a report counts only for a while (rule V3).
         let behind = state.hosts().values().filter(|host| !host.dead && !agents.in_sync(host));
         missing.extend(behind.map(|host| host.id.clone()));
         missing.iter().filter(|id| state.hosts().get(*id).is_some_and(Host::is_held_back)).count()

@@ -1,4 +1,4 @@
-//! The operators' interface, below `/admin/v1`.
+//! The operators' API, below `/admin/v1`.
 
 pub(super) mod accounts;
 pub(super) mod clock;

@@ -1,4 +1,4 @@
-//! All peerings, with what each host has of them.
+//! All peerings, with their state on each host.
 
 use crate::{
     api::{
@@ -122,7 +122,7 @@ pub(in crate::api) struct DeletedForBoth {
     missing_hosts: Vec<HostId>,
 }
 
-/// Whether anybody may still see it.
+/// Whether any account still sees it.
 fn is_there(peering: &Peering) -> bool {
     !peering.is_ended() || peering.sides().iter().any(|side| !side.deleted_by_owner)
 }
@@ -131,7 +131,7 @@ fn seen(context: &RequestContext, state: &State, agents: &Agents<'_>, peering: &
     view::peering(state, agents, peering, Role::Initiator, Viewer::Operator, context.api.engine.now_ms())
 }
 
-/// A peering by its id, or by its name where only one has it. `over` says whether one that nobody sees any more counts.
+/// A peering by its id, or by its name if that is unique. `over` says whether one that no account sees any more counts.
 fn resolve(api: &Api, text: &str, over: bool) -> Result<PeeringId, Failure> {
     let missing = || Failure::not_found(format!("there is no peering {text}"));
     api.engine.read(|state, _| {
@@ -149,7 +149,10 @@ fn resolve(api: &Api, text: &str, over: bool) -> Result<PeeringId, Failure> {
             [peering] => Ok(peering.id.clone()),
             several => {
                 let ids: Vec<&str> = several.iter().map(|peering| peering.id.as_str()).collect();
-                Err(Failure::invalid(format!("several peerings are named {text}: say which of {}", ids.join(", "))))
+                Err(Failure::invalid(format!(
+                    "several peerings are named {text}: use the id, one of {}",
+                    ids.join(", ")
+                )))
             }
         }
     })

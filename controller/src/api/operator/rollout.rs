@@ -1,4 +1,4 @@
-//! A change that has reached some hosts, and not yet the others.
+//! A change that some hosts have, and the others do not have yet.
 
 use crate::{
     api::{
@@ -20,7 +20,7 @@ use cps_peering_config::{id::HostId, time::timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// The most hosts that wait which an answer names; it also says how many there are.
+/// The most waiting hosts that a response names; it also has their number.
 const MAX_NAMED: usize = 100;
 
 /// The state of a staged rollout.
@@ -61,7 +61,7 @@ pub(in crate::api) struct CanaryView {
     reason: Option<String>,
 }
 
-/// The state of a rollout, in a word.
+/// The state of a rollout as the API names it.
 pub(super) fn word(rollout: Option<Rollout>) -> &'static str {
     match rollout {
         None => "none",

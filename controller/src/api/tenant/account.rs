@@ -1,4 +1,4 @@
-//! Who an account is, whom it wants no requests from, and what was done in its name.
+//! An account's identity, blocked accounts, and audit trail.
 
 use crate::{
     api::{
@@ -91,7 +91,7 @@ struct TrailEntry {
     asked: Value,
 }
 
-/// Reads what is looked for in the audit trail.
+/// Reads a query of the audit trail.
 pub(in crate::api) fn trail_query(query: Option<&str>, known: &[&str]) -> Result<(Parameters, Query), Failure> {
     const MOST: u64 = 1000;
     const USUAL: usize = 100;
@@ -106,17 +106,17 @@ pub(in crate::api) fn trail_query(query: Option<&str>, known: &[&str]) -> Result
     Ok((parameters, query))
 }
 
-/// What was found, for a viewer: what others asked for is their business.
+/// Entries for a viewer, who does not see the origin of requests of others.
 pub(in crate::api) fn trail(found: Vec<(u64, audit::Entry)>, viewer: &Actor) -> Trail {
     let show = |(number, entry): (u64, audit::Entry)| {
         let own = viewer.account().is_none() || entry.actor == viewer.to_string();
-        // Who has tried an account's credentials is that account's affair.
+        // Who tried an account's credentials concerns that account.
         let is_failure = entry.actor == "unknown";
         TrailEntry {
             number,
             time: timestamp(entry.time_ms),
             request: if own { entry.request } else { String::new() },
-            // Which of the operators it was is their affair.
+            // Which operator it was concerns operators only.
             actor: if viewer.account().is_some() && entry.actor.starts_with("operator/") {
                 Actor::Operator.to_string()
             } else {

@@ -1,4 +1,4 @@
-//! What an account is charged for.
+//! Metered usage and charges.
 
 use crate::{
     api::{
@@ -29,19 +29,19 @@ use std::{
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
 
-/// The most closed periods of one answer: some megabytes.
+/// The most closed periods in one response: some megabytes.
 const MAX_PERIODS: usize = 20_000;
 
-/// So many answers are made at a time, whoever asks: each may read much, and hold as much as it says.
+/// How many responses are computed at a time, for whichever callers: each may read much, and takes memory.
 static READERS: Semaphore = Semaphore::const_new(2);
 
-/// Who waits for an answer, or has one made: accounts, and operators as one.
+/// Requests that wait or are computed, by caller: accounts, and operators as one.
 static WAITING: LazyLock<Arc<FairShare<Option<AccountId>>>> = LazyLock::new(|| FairShare::new(MAX_WAITING));
 const MAX_WAITING: usize = 64;
-/// How many of them one caller has at most, so that nobody who asks all the time keeps others waiting for long.
+/// How many of them one caller has at most, so that frequent requests do not keep others waiting for long.
 const MAX_PER_CALLER: usize = 4;
 
-/// A moment, or a date in the time zone of bills, in milliseconds since 1970-01-01 UTC.
+/// A time, or a date in the time zone of bills, in milliseconds since 1970-01-01 UTC.
 fn moment(parameters: &Parameters, name: &str, zone: &Zone) -> Result<Option<u64>, Failure> {
     let Some(text) = parameters.get(name) else { return Ok(None) };
     let rule = || {
@@ -64,7 +64,7 @@ fn window(parameters: &Parameters, zone: &Zone) -> Result<Range<u64>, Failure> {
     Ok(window)
 }
 
-/// Answers what an account is charged for, as JSON or CSV.
+/// Responds with an account's charges, as JSON or CSV.
 pub(in crate::api) async fn metering(
     context: &RequestContext,
     payer: AccountId,
@@ -99,7 +99,7 @@ pub(in crate::api) async fn metering(
     made.await.map_err(|error| Failure::internal(error.to_string()))?
 }
 
-/// Nobody is told half of what it pays for.
+/// Refused as a whole: half a bill would be misleading.
 fn too_many(window: &Range<u64>) -> Failure {
     let from = if window.start == 0 { "without `from`" } else { "between `from` and `to`" };
     let rule = format!(

@@ -1,4 +1,4 @@
-//! The tenants' interface, in the dialect of JD Cloud's services `vpc` and `cps`, with a few calls of our own.
+//! The tenants' API, in the dialect of JD Cloud's services `vpc` and `cps`, with a few calls of our own.
 
 pub(super) mod account;
 pub(super) mod metering;

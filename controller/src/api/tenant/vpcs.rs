@@ -204,7 +204,7 @@ impl Regional {
         Ok(Locator { region: Some(self.region.clone()), id })
     }
 
-    /// Whether a secondary CIDR was one of the account's VPCs in the region: to delete it again is no error.
+    /// Whether a secondary CIDR belonged to one of the account's VPCs in the region: deleting it again is no error.
     fn has_deleted_cidr(&self, wanted: &str) -> bool {
         let now_ms = self.context.api.engine.now_ms();
         self.context.api.engine.read(|state, _| {
@@ -216,7 +216,7 @@ impl Regional {
         })
     }
 
-    /// The account's VPCs in the region, as `look` shows those that it wants to show.
+    /// The account's VPCs in the region for which `look` returns something.
     fn vpcs<T>(&self, mut look: impl FnMut(&crate::model::state::State, &Vpc) -> Option<T>) -> Vec<T> {
         self.context.api.engine.read(|state, _| {
             let own = state.vpcs_of(&self.account).filter(|vpc| vpc.region == self.region);
@@ -307,7 +307,7 @@ pub(in crate::api) async fn delete(regional: Regional) -> Reply {
     reply(json!({}))
 }
 
-/// The id of a further CIDR follows from what it is.
+/// The id of a secondary CIDR, derived from VPC and CIDR.
 fn cidr_id(vpc: &VpcId, cidr: &IpNet) -> String {
     id_of_cidr(&cidr_key(vpc, cidr))
 }
@@ -353,7 +353,7 @@ pub(in crate::api) async fn add_cidr(regional: Regional, body: Bytes) -> Reply {
     let body: AddCidrBody = regional.body(&body)?;
     let spec = body.secondary_cidr_spec;
     let Some(id) = spec.vpc_id.or(spec.subnet_id) else {
-        return Err(Failure::field("secondaryCidrSpec.vpcId", "it is needed"));
+        return Err(Failure::field("secondaryCidrSpec.vpcId", "missing"));
     };
     let which = Locator { region: Some(regional.region.clone()), id };
     let command = Command::AddCidr(Cidr { which, cidr: spec.cidr });

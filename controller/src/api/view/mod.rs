@@ -1,4 +1,4 @@
-//! Records as the HTTP interfaces show them: peerings here, the rest in modules of their own.
+//! Records as the HTTP API shows them: peerings here, the rest in submodules.
 
 mod networks;
 mod operators;
@@ -202,16 +202,16 @@ pub struct PeeringHost {
     pub path_health: Option<PathHealthView>,
 }
 
-/// Who asks to see it.
+/// Who sees it.
 #[derive(Debug, Clone, Copy)]
 pub enum Viewer<'a> {
-    /// Who runs the cloud.
+    /// An operator.
     Operator,
     /// One of the accounts.
     Account(&'a AccountId),
 }
 
-/// Whether a side is the viewer's own, or an operator looks.
+/// Whether a side is the viewer's own, or the viewer is an operator.
 fn is_own(side: &Side, viewer: Viewer<'_>) -> bool {
     match viewer {
         Viewer::Operator => true,
@@ -288,7 +288,7 @@ fn side(state: &State, peering: &Peering, (side, peer): (&Side, &Side), viewer: 
 const WARNING: &str = "do not accept requests from accounts that you do not know: they may put your network at risk \
                        (请勿接受未知账户的对等连接申请，此类用户可能会给您的网络带来风险)";
 
-/// Whether the viewer may see the payer's charge status: another account's is its own affair.
+/// Whether the viewer can see the payer's charge status: that of another account is not disclosed.
 fn pays(peering: &Peering, viewer: Viewer<'_>) -> bool {
     match viewer {
         Viewer::Operator => true,
@@ -296,7 +296,7 @@ fn pays(peering: &Peering, viewer: Viewer<'_>) -> bool {
     }
 }
 
-/// Which hosts are missing, and since when.
+/// How many hosts have not confirmed, and when they last did.
 fn unconfirmed(known: &Confirmation) -> String {
     let last = known.confirmed_ms.map(|at| format!("; it was last confirmed at {}", timestamp(at)));
     let word = if known.missing.len() == 1 { "host has" } else { "hosts have" };
@@ -311,7 +311,7 @@ fn time_of(report: Option<LastReport>) -> Option<String> {
     report.map(|report| timestamp(report.time_ms))
 }
 
-/// Why a host's agent does not say how the host stands.
+/// Why nothing current is known of a host from its agent.
 fn last_error(agents: &Agents<'_>, host: &HostId) -> Option<String> {
     let error = agents.contact(host).and_then(|contact| contact.error.clone());
     let too_old = || agents.last_report(host).is_some_and(|report| agents.is_too_old(report));
@@ -367,7 +367,7 @@ fn charge(state: &State, peering: &Peering, viewer: Viewer<'_>) -> Option<Charge
     })
 }
 
-/// The words for the state of a peering: the product's, and JD Cloud's coarse one.
+/// The names of a peering's state: the product's, and JD Cloud's coarse one.
 pub fn state_words(peering: &Peering, now_ms: u64) -> [&'static str; 2] {
     if peering.has_expired(now_ms) {
         return ["expired", coarse(&PeeringState::Ended { how: End::Expired, forget_ms: 0 })];
@@ -375,8 +375,8 @@ pub fn state_words(peering: &Peering, now_ms: u64) -> [&'static str; 2] {
     [state_word(&peering.state), coarse(&peering.state)]
 }
 
-/// A peering as one of its sides sees it. Operators see it as the initiator, with its hosts. A request whose time is up
-/// has expired, whether or not that was written down (rule L3).
+/// A peering as one of its sides sees it. Operators see it as the initiator, with its hosts. A request whose deadline has passed
+/// has expired, whether or not that has been recorded (rule L3).
 pub fn peering(
     state: &State,
     agents: &Agents<'_>,
@@ -393,7 +393,7 @@ pub fn peering(
         peering = &expired;
     }
     let known = agents.confirmation(peering);
-    // What an account says about a peering is for itself.
+    // An account's own texts about a peering are not shown to the other one.
     let is_for_itself = role == Role::Initiator || !peering.is_cross_account();
     let (own, other) = peering.view(role);
     let health = |health| PathHealthView::of(health, now_ms);

@@ -34,7 +34,7 @@ pub struct RouteView {
     pub report_age_seconds: Option<u64>,
 }
 
-/// The prefixes to which a side has route policies: what it reaches of the other, of the families in which it is reached itself
+/// The prefixes to which a side has route policies: what it reaches of the other, in the families in which it is reachable itself
 /// (rules C4 and C9).
 fn destinations(from: &Side, to: &Side) -> Vec<ipnet::IpNet> {
     let own = from.effective(to);

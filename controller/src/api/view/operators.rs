@@ -1,4 +1,4 @@
-//! What operators see: accounts, hosts, the inventory.
+//! Accounts, hosts and the inventory, as operators see them.
 
 use super::{last_error, seconds, time_of};
 use crate::{
@@ -133,7 +133,7 @@ pub struct HostView {
     pub certificate_not_renewed: Option<&'static str>,
 }
 
-/// A host, and the state of its agent; who speaks with agents knows about its certificate.
+/// A host, and the state of its agent, with its certificate as the client for agents has seen it.
 pub fn host(state: &State, agents: &Agents<'_>, host: &Host) -> HostView {
     let contact = agents.contact(&host.id).cloned().unwrap_or_default();
     let report = contact.report.as_ref();
@@ -225,7 +225,7 @@ pub fn inventory(state: &State) -> Inventory {
         peerings: state
             .peerings()
             .values()
-            // A request that nobody has answered is not a peering that an operator would declare.
+            // An unanswered request is not a peering that an operator would declare.
             .filter(|peering| peering.is_live() && peering.state != PeeringState::Pending)
             .map(|peering| inventory::Peering {
                 name: peering.name.clone(),

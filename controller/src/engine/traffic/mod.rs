@@ -1,8 +1,8 @@
-//! What passes between peers: what all hosts have counted, added up, and how it went in the last 30 days.
+//! Traffic between peers: the sum of all hosts' counters, and its history of 30 days.
 //!
-//! Agents count without end, over their own restarts. What each has said last is kept in the store, so that totals only go
-//! up, also when a host goes, and when the controller is away for a while. What passed between two reports of a host is spread evenly
-//! over the time between them, so that a host which was not heard for a while makes no peak when it is heard again.
+//! Agents' counters continue across their restarts. The last values of each host are stored, so that totals only grow,
+//! also when a host is removed, and when the controller is down for a while. Traffic between two reports of a host is spread evenly
+//! over the time between them, so that a host which could not be reached for a while makes no peak afterwards.
 
 mod series;
 
@@ -22,19 +22,19 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// How often hosts with a part in peerings between regions are asked, in seconds.
+/// How often hosts with a part in peerings between regions are polled, in seconds.
 pub const INTERVAL_S: u64 = 20;
-/// How many sides are saved in one transaction.
+/// How many sides are stored in one transaction.
 const SAVED_AT_ONCE: usize = 1000;
-/// The same with how it went.
+/// The same with their history.
 const SERIES_AT_ONCE: usize = 50;
 
-/// What was counted for one side.
+/// The totals of one side.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
-    /// What the side's hosts have sent to the peer.
+    /// Sent by the side's hosts to the peer.
     pub sent: Count,
-    /// What they have received from the peer.
+    /// Received by them from the peer.
     pub received: Count,
     /// Packets that the limit has dropped.
     pub dropped: u64,
@@ -57,7 +57,7 @@ impl Totals {
         }
     }
 
-    /// Whether nothing has become less.
+    /// Whether no value has decreased.
     fn follows(self, earlier: Totals) -> bool {
         self.sent.bytes >= earlier.sent.bytes
             && self.received.bytes >= earlier.received.bytes
@@ -77,22 +77,22 @@ impl Totals {
     }
 }
 
-/// What hosts have said of one side.
+/// What hosts have reported about one side.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Said {
-    /// What they had counted before they began anew.
+    /// The sum of counters that were reset.
     base: Totals,
-    /// What each said last.
+    /// The last values of each host.
     hosts: BTreeMap<HostId, Totals>,
-    /// When that was, in milliseconds since 1970-01-01 UTC.
+    /// When they were reported, in milliseconds since 1970-01-01 UTC.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     heard: BTreeMap<HostId, u64>,
-    /// The name of its counters, where it says so.
+    /// The identity of its counters, if reported.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     counters: BTreeMap<HostId, String>,
 }
 
-/// How it went with one side, as it is kept. A version before this one takes it for what was said, of a peering that is none.
+/// The stored history of one side. The previous version takes it for the counters of a peering that does not exist.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct KeptSeries {
     #[serde(default)]
@@ -102,14 +102,14 @@ pub(crate) struct KeptSeries {
     series: Kept,
 }
 
-/// What is known of one side.
+/// One side.
 #[derive(Debug, Default)]
 struct Side {
     said: Said,
     series: Series,
-    /// The hour up to which the store has the series.
+    /// The hour up to which the store has the history.
     saved_hour: u64,
-    /// Whether the store has less of what was said.
+    /// Whether the store has older values.
     unsaved: bool,
 }
 
@@ -128,15 +128,15 @@ impl Side {
             _ => None,
         };
         let passed = match hosts.insert(host.clone(), now) {
-            // Since when it counts is not known.
+            // It is unknown since when it counts.
             None => None,
             Some(before) if now.follows(before) => Some(now.since(before)),
-            // Other counters, which began from nothing: the host was set up anew.
+            // Other counters, which began at zero: the host was reinstalled.
             Some(before) if name.is_some() => {
                 *base = base.plus(before);
                 Some(now)
             }
-            // The same counters as they were before: the host went down without warning. What was counted stays counted.
+            // Earlier values of the same counters: the host crashed. What was counted stays counted.
             Some(before) => {
                 *base = base.plus(before.since(now));
                 Some(Totals::default())
@@ -154,7 +154,7 @@ pub(crate) type Key = (Vni, PeeringId);
 
 type Sides = BTreeMap<Key, Side>;
 
-/// What passes for all sides.
+/// The traffic of all sides.
 #[derive(Debug, Default)]
 pub struct Traffic {
     sides: Mutex<Sides>,
@@ -163,7 +163,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// What was kept.
+    /// Restores what was stored.
     pub(crate) fn kept(rows: Vec<(SideKey, Said)>, series: Vec<(SideKey, KeptSeries)>) -> Self {
         let side = |((peering, vni), said)| ((vni, peering), Side { said, ..Side::default() });
         let mut sides: Sides = rows.into_iter().map(side).collect();
@@ -181,10 +181,10 @@ impl Traffic {
         self.sides.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of what a host has counted for peerings that there are; it still tells of some that are over. A report that
-    /// another one has overtaken on its way says nothing.
+    /// Records a host's counters for existing peerings; it still reports some that have ended. A report that
+    /// a newer one has overtaken is ignored.
     pub fn on_report(&self, host: &HostId, report: &TrafficReport, now_ms: u64, there: impl Fn(&PeeringId) -> bool) {
-        // Kept to the end: of two reports at a time the newer one must not be noted before the older one.
+        // Locked to the end: of two concurrent reports the newer one must not be recorded before the older one.
         let mut readings = self.readings.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(now) = &report.reading {
             let before = readings.get(host);
@@ -205,8 +205,8 @@ impl Traffic {
         }
     }
 
-    /// Forgets sides of peerings that are no more. Looks at some that follow `after`: which of them are gone, and the last that
-    /// it looked at; none when there are no more.
+    /// Forgets sides of peerings that no longer exist. Examines some that follow `after`: returns which of them are gone, and the last one
+    /// examined; none at the end.
     pub(crate) fn forget(
         &self,
         after: Option<&Key>,
@@ -224,8 +224,8 @@ impl Traffic {
         (gone.into_iter().map(|(vni, peering)| (peering, vni)).collect(), last)
     }
 
-    /// Keeps what is not kept yet, and forgets sides that are gone. How it went is kept once an hour, and before the end. Blocks on
-    /// the disk, for some sides at a time, so that commands have their turns.
+    /// Stores what is not stored yet, and forgets sides that are gone. The history is stored once an hour, and at shutdown. Blocks on
+    /// the disk, for some sides at a time, so that commands can proceed.
     pub fn save(&self, store: &Store, gone: &[SideKey], at_the_end: bool) -> Result<(), StoreError> {
         let (mut rows, mut due) = (Vec::new(), Vec::new());
         for ((vni, peering), side) in self.lock().iter_mut() {
@@ -278,14 +278,14 @@ impl Traffic {
         saved.and_then(|()| gone.chunks(SAVED_AT_ONCE).try_for_each(|gone| store.save_traffic::<Said>(&[], gone)))
     }
 
-    /// What a side's hosts have sent and received, and how it went, the oldest first; none before anything was heard of it.
+    /// The totals and the history of a side, the oldest sample first; none before the first report.
     pub fn of(&self, peering: &PeeringId, vni: Vni, span: Span) -> Option<(Totals, Vec<Sample>)> {
         let sides = self.lock();
         let side = sides.get(&(vni, peering.clone()))?;
         Some((side.totals(), side.series.of(span)))
     }
 
-    /// Whether anything passed for a peering in the last hour, on either side, as far as that is known.
+    /// Whether there was any known traffic of a peering in the last hour, on either side.
     pub fn passed_lately(&self, peering: &PeeringId, vnis: impl IntoIterator<Item = Vni>) -> bool {
         let sides = self.lock();
         let mut samples = vnis.into_iter().filter_map(|vni| sides.get(&(vni, peering.clone())));
@@ -315,7 +315,7 @@ mod tests {
         TrafficReport { host: None, grants: None, reading: None, sides: [(7.try_into().unwrap(), side)].into() }
     }
 
-    /// As agents say it now: which counters, by which process, the number of the reading.
+    /// A report of a current agent: its counters, its process, the number of the reading.
     fn reading(bytes: u64, counters: &str, process: &str, number: u64) -> TrafficReport {
         let reading = ReadingId { counters: counters.to_owned(), process: process.to_owned(), number };
         TrafficReport { reading: Some(reading), ..report(bytes) }
@@ -341,7 +341,7 @@ mod tests {
         assert_eq!(sent(&traffic), 1500);
         traffic.on_report(&host("h1"), &report(1200), 1, |_| true);
         assert_eq!(sent(&traffic), 1700);
-        // Where it is not said why a counter went back, nothing is counted twice.
+        // Unless it is known why a counter went back, nothing is counted twice.
         traffic.on_report(&host("h1"), &report(10), 2, |_| true);
         assert_eq!(sent(&traffic), 1700);
         traffic.on_report(&host("h1"), &report(30), 3, |_| true);
@@ -359,20 +359,20 @@ mod tests {
         };
         assert_eq!(hear(1000, "a", "p", 1), 1000);
         assert_eq!(hear(5000, "a", "p", 3), 5000);
-        // An answer that was overtaken on its way.
+        // A response that was overtaken.
         assert_eq!(hear(3000, "a", "p", 2), 5000);
         assert_eq!(hear(5100, "a", "p", 4), 5100);
-        // The host went down without warning: the counters go on where they were last kept.
+        // The host crashed: the counters continue where they were last stored.
         assert_eq!(hear(2000, "a", "q", 1), 5100);
         assert_eq!(hear(2300, "a", "q", 2), 5400);
-        // Other counters: it was installed anew.
+        // Other counters: it was reinstalled.
         assert_eq!(hear(70, "b", "r", 1), 5470);
         assert_eq!(hear(100, "b", "r", 2), 5500);
-        // The agent was restarted, and its counters go on.
+        // The agent was restarted, and its counters continue.
         assert_eq!(hear(150, "b", "s", 1), 5550);
     }
 
-    /// No more passes in an interval than could, whatever became of the reports on their way.
+    /// No interval has more traffic than is possible, whatever happened to the reports.
     #[test]
     fn a_host_that_was_not_heard_makes_no_peak() {
         let traffic = Traffic::default();
@@ -384,7 +384,7 @@ mod tests {
         for second in (0..=100).step_by(20) {
             hear(second, second);
         }
-        // Its uplink is down for 50 s; then answers arrive in whatever order.
+        // Its uplink is down for 50 s; then responses arrive in any order.
         hear(155, 155);
         hear(155, 118);
         hear(156, 156);

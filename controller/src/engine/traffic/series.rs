@@ -1,9 +1,9 @@
-//! How much passed when, in buckets of three lengths. Pure.
+//! Traffic over time, in buckets of three lengths. Pure.
 
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
-/// What passed within a bucket, or between two reports.
+/// The traffic within a bucket, or between two reports.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Passed {
     /// Bytes to the peer.
@@ -28,11 +28,11 @@ impl Passed {
     }
 }
 
-/// A bucket in which something passed.
+/// A bucket with traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Bucket(u64, u64, u64, u64);
 
-/// Buckets of one length, the oldest first. Where nothing passed there is none.
+/// Buckets of one length, the oldest first. Those without traffic are left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Ring {
     width_ms: u64,
@@ -45,12 +45,12 @@ impl Ring {
         Self { width_ms: width_s * 1000, most, buckets: VecDeque::new() }
     }
 
-    /// Spreads what passed evenly over the time in which it did.
+    /// Spreads traffic evenly over its time.
     fn add(&mut self, from_ms: u64, to_ms: u64, passed: Passed) {
         let last = to_ms.saturating_sub(1) / self.width_ms;
         let first = (from_ms / self.width_ms).max((last + 1).saturating_sub(self.most)).min(last);
         let whole = u128::from(to_ms.saturating_sub(from_ms).max(1));
-        // What passed up to a moment: so nothing is lost or counted twice by rounding.
+        // Computed cumulatively, so that rounding neither loses nor duplicates anything.
         let until = |ms: u64| {
             let part = u128::from(ms.clamp(from_ms, to_ms) - from_ms).min(whole);
             let part = if to_ms > from_ms { part } else { whole };
@@ -96,7 +96,7 @@ impl Ring {
     }
 }
 
-/// How far back one looks, and with that how finely.
+/// A period, and with it the resolution.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Span {
     /// An hour, by 20 s.
@@ -111,7 +111,7 @@ pub enum Span {
 }
 
 impl Span {
-    /// All of them, by the words of the HTTP interface.
+    /// All of them, by their names in the HTTP API.
     pub const ALL: [(&'static str, Span); 4] =
         [("1h", Span::Hour), ("24h", Span::Day), ("7d", Span::Week), ("30d", Span::Month)];
 
@@ -126,21 +126,21 @@ impl Span {
     }
 }
 
-/// What passed within one bucket.
+/// The traffic within one bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sample {
     /// When it ended, in milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
-    /// How much it was.
+    /// The traffic.
     pub passed: Passed,
 }
 
-/// How it went with one side.
+/// The history of one side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Series {
     /// By 20 s, 5 min and the hour.
     rings: [Ring; 3],
-    /// Since when and until when it is known, in milliseconds since 1970-01-01 UTC; none before anything is.
+    /// The known time, in milliseconds since 1970-01-01 UTC; none before the first report.
     known_ms: Option<(u64, u64)>,
 }
 
@@ -154,7 +154,7 @@ impl Default for Series {
     }
 }
 
-/// As it is kept: what took longest to gather.
+/// The stored form: only what took longest to gather.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Kept {
     #[serde(default)]
@@ -167,11 +167,11 @@ pub(super) struct Kept {
     hours: Vec<Bucket>,
 }
 
-/// Reports come in order, a few seconds apart. What ends so long before what is known comes from a clock that was put back.
+/// Reports arrive in order, a few seconds apart. One that ends this much before the known time is due to a clock that was set back.
 const LEAP_MS: u64 = 60 * 60 * 1000;
 
 impl Series {
-    /// Something, or nothing, passed between two moments.
+    /// Adds traffic, possibly none, between two moments.
     pub(super) fn add(&mut self, from_ms: u64, to_ms: u64, passed: Passed) {
         if to_ms < from_ms {
             return;
@@ -179,7 +179,7 @@ impl Series {
         if let Some((since, until)) = &mut self.known_ms
             && to_ms + LEAP_MS < *until
         {
-            // What is of a time that is still to come was of none.
+            // Buckets in the future belong to a wrong clock.
             self.rings.iter_mut().for_each(|ring| ring.forget_after(to_ms));
             (*since, *until) = ((*since).min(from_ms), to_ms);
         }
@@ -190,7 +190,7 @@ impl Series {
         self.known_ms = Some((since.min(from_ms), until.max(to_ms)));
     }
 
-    /// How it went, the oldest bucket first: all that are over, up to what is known.
+    /// The completed buckets up to the known time, the oldest first.
     pub(super) fn of(&self, span: Span) -> Vec<Sample> {
         let Some((since_ms, until_ms)) = self.known_ms else { return Vec::new() };
         let (width_s, most) = span.buckets();
@@ -226,7 +226,7 @@ impl Series {
         Kept { since_ms, until_ms, five_min, hours }
     }
 
-    /// What was kept. None where it is known until when.
+    /// Restores what was stored. None if the end of the known time is missing.
     pub(super) fn kept(kept: Kept) -> Self {
         let known_ms = (kept.until_ms > 0).then_some((kept.since_ms, kept.until_ms));
         let mut series = Self { known_ms, ..Self::default() };
@@ -252,14 +252,14 @@ mod tests {
     fn what_passed_is_spread_over_the_time_in_which_it_did() {
         let mut series = Series::default();
         series.add(0, 20_000, sent(1000));
-        // A host that was not heard for a minute: no bucket has more than what could have passed in it.
+        // A host that was unreachable for a minute: no bucket has more than what could have passed in it.
         series.add(20_000, 80_000, sent(3000));
         series.add(80_000, 90_000, sent(500));
         assert_eq!(bytes(&series, Span::Hour), [1000; 4]);
         series.add(90_000, 100_000, sent(500));
         assert_eq!(bytes(&series, Span::Hour), [1000; 5]);
         assert_eq!(series.of(Span::Hour)[4].time_ms, 100_000);
-        // Nothing is lost by rounding, in any ring.
+        // Rounding loses nothing, in any ring.
         series.add(100_000, 100_007, sent(1));
         series.add(100_007, 7_200_000, sent(1_000_003));
         for ring in &series.rings[1..] {
@@ -305,7 +305,7 @@ mod tests {
             assert_eq!(found.last().unwrap().time_ms, 40 * DAY_MS);
         }
         assert!(series.rings.iter().zip([180, 288, 720]).all(|(ring, most)| ring.buckets.len() == most));
-        // Also where a host was away for longer than that.
+        // Also if a host was away for longer than that.
         series.add(40 * DAY_MS, 100 * DAY_MS, sent(60 * 86_400));
         assert!(series.rings.iter().zip([180, 288, 720]).all(|(ring, most)| ring.buckets.len() == most));
         assert!(bytes(&series, Span::Month).iter().all(|sent| *sent == 3600));

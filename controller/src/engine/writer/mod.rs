@@ -1,12 +1,12 @@
 //! The one writer: a thread that owns the working state.
 //!
-//! It takes what has come in while it was busy, decides one command after another on the working state, commits the changes
-//! of all of them in one transaction, and only then shows the state to others, tells the workers of hosts, and answers. So every
-//! check and its write are one atomic step, a disk's round trip is shared by all who waited for one, nobody but this thread
-//! ever waits for the disk, and nothing can be seen, pushed or answered that a crash could take back.
+//! It takes the jobs that have arrived while it was busy, decides one command after another on the working state, commits the changes
+//! of all of them in one transaction, and only then publishes the state, updates the workers of hosts, and responds. So every
+//! check and its write are one atomic step, concurrent commands share a round trip to the disk, only this thread
+//! ever waits for the disk, and nothing can be seen, pushed or answered that a crash could undo.
 //!
-//! After the start it plans what each host must have, some hosts at a time beside what it is asked. What it does from time to time, and
-//! when a write has failed, is in `upkeep`.
+//! After the start it plans each host's configuration, some hosts at a time between jobs. Periodic work, and what follows
+//! a failed write, is in `upkeep`.
 
 mod rollout;
 mod upkeep;
@@ -48,26 +48,26 @@ use tokio::sync::watch;
 
 /// How many commands are committed together at most, so that none waits long for others.
 const TOGETHER: usize = 512;
-/// How many hosts are planned at once after the start: few, so that no command waits long.
+/// How many hosts are planned at a time after the start: few, so that no command waits long.
 const PLANNED_AT_ONCE: usize = 16;
 
-/// How many entries of the audit trail wait for a store that takes none, or has little room: the newest.
+/// How many entries of the audit trail are buffered while the store takes no writes, or has little space: the newest.
 const MAX_WAITING: usize = 4096;
 
-/// Takes the answer to a command.
+/// Receives the response to a command.
 pub(super) type Answer = Box<dyn FnOnce(Result<Outcome, EngineError>) + Send>;
 
-/// What the writer is asked.
+/// A job for the writer.
 pub(super) enum Job {
-    /// Carry a request out, or only say what would become of it.
+    /// Execute a request, or only determine its result.
     Request { request: Box<Request>, dry_run: bool, trace: Option<Box<CommandTrace>>, answer: Answer },
-    /// Move on what waited for a host: its agent has confirmed something.
+    /// Advance what waited for a host: its agent has confirmed something.
     Heard(HostId),
-    /// Do what is due, move on what has waited long enough, and write down what was refused.
+    /// Do what is due, advance what has waited long enough, and store refusals.
     Sweep(mpsc::Sender<()>),
-    /// Tell the audit trail of something that is no request.
+    /// Add an entry that belongs to no request to the audit trail.
     Note(Box<Entry>),
-    /// Look at the state when it is what the store holds; with `trail`, when the audit trail is whole, too.
+    /// Read the state when it is the same as the store's; with `trail`, when the audit trail is complete, too.
     Look { look: Look, trail: bool },
 }
 
@@ -75,31 +75,31 @@ pub(super) enum Job {
 #[derive(Default)]
 struct Batch {
     changes: Vec<Change>,
-    /// The same as the store has it, with what is to be charged and what the trail says.
+    /// The same in stored form, with periods to charge and entries of the trail.
     rows: Rows,
     targets: BTreeMap<HostId, Target>,
-    /// Hosts among them that nothing was planned for since the start.
+    /// Hosts among them that had not been planned since the start.
     unplanned: BTreeSet<HostId>,
     answers: Vec<(Answer, Result<Outcome, EngineError>)>,
-    /// Whether something in it needs room.
+    /// Whether anything in it needs space.
     grows: bool,
     /// The number of the last commit before; set with the first change.
     expected: u64,
-    /// The hosts whose confirmations may have moved something on.
+    /// The hosts whose confirmations may have advanced something.
     heard: BTreeSet<HostId>,
     /// The peerings that may have become settled by the changes themselves.
     touched: BTreeSet<PeeringId>,
-    /// Hosts that were changed, or their ports: what waits for them may wait no more.
+    /// Hosts that were changed, or their ports: what waits for them may no longer have to.
     hosts: BTreeSet<HostId>,
-    /// What is recorded of the command that is being decided, and of those before it.
+    /// The traces of the command that is being decided, and of those before it.
     trace: Option<Box<CommandTrace>>,
     traced: Vec<CommandTrace>,
     swept: Vec<mpsc::Sender<()>>,
-    /// Who looks at the state once all of this is stored.
+    /// Readers of the state, once all of this is stored.
     looks: Vec<Look>,
-    /// Who is told of something, and operators.
+    /// The accounts with new events, and operators.
     told: Option<BTreeSet<AccountId>>,
-    /// The clock was said to be right, which holds once that is committed.
+    /// The clock was confirmed, which takes effect once that is committed.
     believed: Option<Leap>,
 }
 
@@ -108,28 +108,28 @@ pub(super) struct Writer {
     /// The state with everything that was decided.
     working: State,
     targets: BTreeMap<HostId, watch::Sender<Target>>,
-    /// The hosts that nothing was planned for since the start.
+    /// The hosts that have not been planned since the start.
     unplanned: BTreeSet<HostId>,
-    /// What the hosts planned last have alike.
+    /// Parts that the hosts planned last have in common.
     alike: Sides,
     new_hosts: tokio::sync::mpsc::UnboundedSender<(HostId, watch::Receiver<Target>)>,
-    /// What was refused or changed nothing; the trail gets it with the next commit, or soon.
+    /// Refusals and commands without effect; they are stored with the next commit, or soon.
     trail: Rows,
-    /// Who waits for the trail.
+    /// Readers that wait for the trail.
     readers: Readers,
-    /// When a write has worked last; none where the last one did not.
+    /// When a write last succeeded; none if the last one failed.
     proven: Option<Instant>,
-    /// What accounts were told of each other's networks.
+    /// What accounts were told about each other's networks.
     disclosures: Disclosures,
-    /// When the time that has passed was last noted, in milliseconds since the machine's start.
+    /// When the elapsed time was last stored, in milliseconds since boot.
     noted_ms: u64,
-    /// Whether it was said that the clock has leapt.
+    /// Whether the leap of the clock was logged.
     leap_told: bool,
-    /// For which host each unsettled peering was seen to wait: news of others need no closer look.
+    /// The host that each unsettled peering waits for: reports of others need no closer look.
     waits_for: HashMap<PeeringId, HostId>,
-    /// How often hosts have changed the MTU of their underlay.
+    /// Limits changes of underlay MTUs.
     damping: Damping,
-    /// How the first hosts of a rollout do.
+    /// The state of the canaries of a rollout.
     watch: Option<rollout::Watch>,
 }
 
@@ -160,7 +160,7 @@ impl Writer {
         }
     }
 
-    /// Works until nobody can ask any more.
+    /// Runs until the engine is dropped.
     pub(super) fn run(mut self, jobs: &mpsc::Receiver<Job>) {
         loop {
             self.plan_some();
@@ -181,7 +181,7 @@ impl Writer {
             };
             let mut batch = Batch::default();
             self.take(job, &mut batch);
-            // What came while the last commit was on its way to the disk shares the next one.
+            // Jobs that arrived during the last commit share the next one.
             while batch.answers.len() < TOGETHER
                 && let Ok(job) = jobs.try_recv()
             {
@@ -191,7 +191,7 @@ impl Writer {
         }
     }
 
-    /// Plans some of the hosts that nothing was planned for since the start.
+    /// Plans some of the hosts that have not been planned since the start.
     fn plan_some(&mut self) {
         let mut targets = BTreeMap::new();
         for id in std::iter::from_fn(|| self.unplanned.pop_first()).take(PLANNED_AT_ONCE) {
@@ -238,15 +238,15 @@ impl Writer {
         }
     }
 
-    /// Decides a request. Its changes are in the working state and in the batch then, or nowhere.
+    /// Decides a request. Its changes are then in the working state and in the batch, or nowhere.
     fn execute(&mut self, request: &Request, dry_run: bool, batch: &mut Batch) -> Result<Outcome, EngineError> {
-        // A bug in a rule is one command's misfortune: its transaction is undone on the way.
+        // A panic in a rule affects only this command: its transaction is rolled back.
         let decided = catch_unwind(AssertUnwindSafe(|| self.decide(request, dry_run, batch)));
         decided.unwrap_or(Err(EngineError::Broken))
     }
 
     fn decide(&mut self, request: &Request, dry_run: bool, batch: &mut Batch) -> Result<Outcome, EngineError> {
-        // What makes room is tried, for it may be what helps.
+        // A command that frees space is tried: it may help.
         match self.shared.health() {
             Health::Failing(why) if !request.command.makes_room() => return Err(EngineError::StoreFailed(why)),
             Health::Low(why) if !request.command.makes_room() => return Err(EngineError::LowSpace(why)),
@@ -276,7 +276,7 @@ impl Writer {
         let outcome = match result {
             Ok(outcome) if !tx.changes().is_empty() => outcome,
             other => {
-                // What was due is done, and told, by the next sweep.
+                // What was due is done and reported by the next sweep.
                 told.extend(entries.pop().filter(|entry| !entry.request.is_empty()));
                 drop(tx);
                 self.note(&told);
@@ -298,7 +298,7 @@ impl Writer {
         let rows = match self.shared.store.encode(tx.changes(), tx.periods(), &entries) {
             Ok(rows) => rows,
             Err(StoreError::TooLarge { key, length, most, .. }) => {
-                // It is this command's misfortune, and nobody else's.
+                // Only this command is affected.
                 let rule = format!("it would have {length} bytes, and may have {most}");
                 let refused: Result<Outcome, _> =
                     Err(CommandError::one(Code::InvalidArgument, key, rule, "RecordTooLarge"));
@@ -344,7 +344,7 @@ impl Writer {
         Ok(outcome)
     }
 
-    /// What belongs into the audit trail and needs no commit.
+    /// Stores entries of the audit trail that need no commit.
     fn note(&mut self, entries: &[Entry]) {
         match self.shared.store.encode(&[], &[], entries) {
             Ok(rows) => self.trail.append(rows),
@@ -357,10 +357,10 @@ impl Writer {
         }
     }
 
-    /// Something happens by itself.
+    /// Executes a command of the system.
     fn run_system_command(&mut self, command: Command, batch: &mut Batch) {
         let request = Request::new(Actor::System, command);
-        // It is found again with the next sweep.
+        // The next sweep finds it again.
         if let Err(error) = self.execute(&request, false, batch)
             && !matches!(self.shared.health(), Health::Failing(_))
         {
@@ -368,7 +368,7 @@ impl Writer {
         }
     }
 
-    /// Moves on what everyone has confirmed whom it waited for.
+    /// Advances peerings that all their hosts have confirmed.
     fn settle(&mut self, batch: &mut Batch) {
         if matches!(self.shared.health(), Health::Failing(_)) {
             return;
@@ -414,7 +414,7 @@ impl Writer {
             for host in known.clone() {
                 let said = contacts.get(&host.id).and_then(|contact| contact.report.as_ref()?.underlay_mtu);
                 let Some(mtu) = said.filter(|mtu| host.underlay_mtu != Some(*mtu)) else { continue };
-                // What it says again with each report is taken over later.
+                // What it repeats in each report is recorded later.
                 if host.underlay_mtu.is_none_or(|known| self.damping.takes(&host.id, known, mtu, now_ms)) {
                     commands.push(Command::LearnMtu(host.id.clone(), mtu));
                 }
@@ -427,7 +427,7 @@ impl Writer {
         }
     }
 
-    /// Commits a batch, shows it, and answers.
+    /// Commits a batch, publishes it, and responds.
     fn finish(&mut self, mut batch: Batch) {
         self.settle(&mut batch);
         if !batch.changes.is_empty() {
@@ -445,7 +445,7 @@ impl Writer {
             let mut found = None;
             if let Err(error) = &stored {
                 found = self.write_failed(error, "a commit failed");
-                // The reserve is there for it now.
+                // The reserve can be used now.
                 if found == Some(batch.expected) && !batch.grows && matches!(self.shared.health(), Health::Low(_)) {
                     stored = self.shared.store.commit_rows(&rows, batch.expected);
                     found = stored.as_ref().err().and_then(|error| self.write_failed(error, "a commit failed again"));
@@ -459,9 +459,9 @@ impl Writer {
                 }
                 Err(error) => {
                     let error = Arc::new(error);
-                    // A disk that fails may have done what it was asked; who else writes has done something else.
+                    // A failing disk may have stored it; another writer has stored something else.
                     if found == Some(number) && matches!(*error, StoreError::Database { .. }) {
-                        // It is there all the same.
+                        // It is stored nevertheless.
                         self.show(&mut batch);
                     } else {
                         // Nothing of the batch was answered or seen.
@@ -486,12 +486,12 @@ impl Writer {
             look(&self.working);
         }
         for done in batch.swept {
-            // Who asked may be gone.
+            // The caller may be gone.
             let _ = done.send(());
         }
     }
 
-    /// Lets those read the trail who wait for it, if it is whole or may be written for them.
+    /// Serves readers that wait for the trail, if it is complete or can be written for them.
     fn serve_readers(&mut self) {
         let Some(patience) = self.readers.patience() else { return };
         if self.trail.entries() > 0 {
@@ -506,8 +506,8 @@ impl Writer {
         }
     }
 
-    /// Shows a batch that is durable now, and believes the clock that was said to be right. Nothing must look as if its time had
-    /// come in between.
+    /// Publishes a batch that is durable now, and accepts a confirmed clock. Deadlines must not seem to
+    /// have passed in between.
     fn show(&mut self, batch: &mut Batch) {
         let targets = std::mem::take(&mut batch.targets);
         let (before, after) = match batch.believed.take() {
@@ -527,7 +527,7 @@ impl Writer {
         }
     }
 
-    /// Shows what is durable now.
+    /// Publishes what is durable now.
     fn publish(&mut self, changes: &[Change], targets: BTreeMap<HostId, Target>) {
         let peerings = changes.iter().filter_map(|change| match change {
             Change::Peering(id, _) => Some(id.clone()),
@@ -563,7 +563,7 @@ impl Writer {
         self.shared.tick();
     }
 
-    /// Tells the workers of hosts what their hosts must have, and asks for workers of new ones.
+    /// Sends new targets to the workers of hosts, and requests workers for new hosts.
     fn tell(&mut self, targets: BTreeMap<HostId, Target>) {
         for (id, target) in targets {
             match self.targets.get(&id) {
@@ -576,7 +576,7 @@ impl Writer {
                 None if target.is_some() => {
                     let (sender, receiver) = watch::channel(target);
                     self.targets.insert(id.clone(), sender);
-                    // Nobody listens any more only while the process ends.
+                    // There is no receiver only during shutdown.
                     let _ = self.new_hosts.send((id, receiver));
                 }
                 None => {}

@@ -1,7 +1,7 @@
-//! Looks at the hosts that get a change first, and lets the others have it, or not.
+//! Watches the canaries of a rollout, and continues or stops it.
 //!
-//! What the first ones have said is not kept: whoever takes over watches them anew, from the beginning. Who waits, and whether an operator
-//! must be asked, is in the records.
+//! Reports of canaries are not stored: a new leader watches them again from the beginning. Which hosts wait, and whether an operator
+//! must decide, is in the records.
 
 use super::{Batch, Writer};
 use crate::{
@@ -14,35 +14,35 @@ use crate::{
 };
 use cps_peering_config::text;
 
-/// Of how many hosts it is said what they lack.
+/// How many unhealthy canaries a message names.
 const NAMED: usize = 10;
-/// The longest of that, in characters.
+/// The longest reason of one of them, in characters.
 const LONGEST: usize = 200;
 
-/// For so many times as long as they may be unwell at a stretch, the first hosts may be well now and then.
+/// The canaries may flap for this many times as long as they may be unhealthy at a stretch.
 const FLAPPING: u64 = 5;
 
-/// How the first hosts do.
+/// The state of the canaries.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Watch {
-    /// Of which rollout they are the first: the number of its commit.
+    /// The rollout: the number of its commit.
     number: u64,
-    /// Since when they are watched, in milliseconds since the machine's start.
+    /// Since when they are watched, in milliseconds since boot.
     since_ms: u64,
-    /// Since when not all of them have been well, likewise; it says nothing while they are.
+    /// Since when not all of them have been healthy, likewise; meaningless while they are.
     unwell_since_ms: u64,
-    /// Since when all of them are well, likewise.
+    /// Since when all of them are healthy, likewise.
     well_since_ms: Option<u64>,
 }
 
 impl Writer {
-    /// Goes on with a change that some hosts have got first, or stops it.
+    /// Continues a rollout, or stops it.
     pub(super) fn watch_rollout(&mut self, batch: &mut Batch) {
         let Some(rollout) = self.working.meta().rollout else {
             self.watch = None;
             return;
         };
-        // Before a restored store is released, nobody gets anything, and its release begins anew.
+        // Before a restored store is released, nothing is pushed, and its release starts everything anew.
         if self.working.meta().held {
             return;
         }
@@ -51,7 +51,7 @@ impl Writer {
             return self.run_system_command(Command::Rollout(step), batch);
         }
         let published = self.shared.published();
-        // What is on its way to the disk is looked at the next time.
+        // What is being committed is examined the next time.
         if rollout.stopped || published.state.meta().rollout != Some(rollout) {
             self.watch = None;
             return;
@@ -65,7 +65,7 @@ impl Writer {
             well_since_ms: None,
         });
         let agents = published.agents(self.shared.freshness(published.state.hosts().len()), &self.shared.paths);
-        // One that is worked on says nothing of the change (P5).
+        // A canary in maintenance tells nothing about the change (P5).
         let counts = |host: &&Host| host.pacing == Some(Pacing::Canary) && !host.in_maintenance();
         let canaries: Vec<&Host> = published.state.hosts().values().filter(counts).collect();
         // What tenants have changed since does not count.
@@ -76,7 +76,7 @@ impl Writer {
             Some(Step::Stop { why: "no canary is left: each was removed or is in maintenance".to_owned() })
         } else if unwell.is_empty() {
             let well_since_ms = *watch.well_since_ms.get_or_insert(boot_ms);
-            // Each has said so again since.
+            // Each has reported again since.
             let again = |host: &&Host| {
                 let reported_ms = agents.contact(&host.id).and_then(|contact| contact.reported_boot_ms);
                 reported_ms.is_some_and(|reported_ms| reported_ms > well_since_ms)
@@ -93,7 +93,7 @@ impl Writer {
                 format!("{}: {}", host.id, text::cut(&wrong, LONGEST))
             };
             let why = || unwell.iter().take(NAMED).map(wrong).collect::<Vec<_>>().join("; ");
-            // One that is well now and then is not waited for without end.
+            // Flapping canaries are not waited for without end.
             let out_of_patience = boot_ms.saturating_sub(watch.unwell_since_ms) >= patience_ms
                 || boot_ms.saturating_sub(watch.since_ms) >= FLAPPING * patience_ms;
             out_of_patience.then(|| Step::Stop { why: why() })

@@ -1,4 +1,4 @@
-//! What the writer does beside commands: looks at the store, the clock and what is overdue, and goes on after a write that failed.
+//! Periodic work of the writer: the store, the clock and deadlines; and recovery from a failed write.
 
 use super::{Batch, Writer};
 use crate::{
@@ -15,18 +15,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long the last write is a proof that writes work.
+/// How long the last successful write proves that writes work.
 const PROVEN: Duration = Duration::from_secs(10);
 
 impl Writer {
-    /// Finds out whether writes work, and how much room there is.
+    /// Checks whether writes work, and how much space there is.
     pub(super) fn look_at_store(&mut self) {
         let before = self.shared.health();
         let (failing, was_low) = (matches!(before, Health::Failing(_)), matches!(before, Health::Low(_)));
         if failing || self.proven.is_none_or(|at| at.elapsed() >= PROVEN) {
             match self.shared.store.probe() {
                 Ok(()) => self.proven = Some(Instant::now()),
-                Err(error) => return self.write_failed(&error, "a write that was tried failed").map_or((), drop),
+                Err(error) => return self.write_failed(&error, "a test write failed").map_or((), drop),
             }
         }
         let (options, store) = (self.shared.options(), &self.shared.store);
@@ -34,15 +34,15 @@ impl Writer {
         let space = *self.shared.space.lock().unwrap_or_else(PoisonError::into_inner);
         self.shared.set_health(match space {
             Some(space) if space.is_low() => Health::Low(low(space)),
-            // Not back and forth at the border.
+            // With hysteresis.
             Some(space) if was_low && space.free < space.reserve / 4 * 5 => Health::Low(low(space)),
-            // What was given away in need is taken back before anything else gets room.
+            // The reserve that was released in need is restored before anything else gets space.
             Some(space) if !store.hold_reserve(reserve) && space.free / 2 < space.reserve => Health::Low(low(space)),
             _ => Health::Fine,
         });
     }
 
-    /// After a write that failed: whether the store can be used again, and the number of the last commit that it holds.
+    /// After a failed write: checks whether the store can be used again, and returns the number of its last commit.
     pub(super) fn write_failed(&mut self, error: &StoreError, what: &str) -> Option<u64> {
         tracing::error!(%error, "{what}");
         self.proven = None;
@@ -62,7 +62,7 @@ impl Writer {
         Some(found)
     }
 
-    /// What the store holds is another than what is known: a commit whose end was not seen is in it.
+    /// The store differs from memory: it has a commit whose outcome was unknown.
     pub(super) fn load_again(&mut self) {
         match self.shared.store.load() {
             Ok(state) => {
@@ -98,24 +98,24 @@ impl Writer {
         for id in overdue.collect::<Vec<_>>() {
             self.run_system_command(Command::Activate(id), batch);
         }
-        // What was missed elsewhere, for instance a report that came while its peering was being committed.
+        // What was missed elsewhere, for instance a report that arrived while its peering was being committed.
         batch.touched.extend(self.working.unsettled().map(|peering| peering.id.clone()));
         batch.heard.extend(self.working.retiring().map(|host| host.id.clone()));
     }
 
-    /// Says that the clock has leapt, or does no more, and believes one that has been steady for long enough.
+    /// Logs that the clock has leapt, or no longer differs, and accepts one that has been steady for long enough.
     pub(super) fn watch_clock(&mut self, now: Now, batch: &mut Batch) {
         let told = std::mem::replace(&mut self.leap_told, now.leap.is_some());
         match now.leap {
             Some(leap) if !told => {
                 tracing::error!(
                     by_s = leap.by_ms / 1000,
-                    "the clock has leapt: nothing is deleted because its time has come until an operator says that the clock is \
-                     right (`cps-peering admin clock confirm`), it goes back, or it has been steady for long enough"
+                    "the clock has jumped: nothing is deleted at its deadline until an operator confirms the clock \
+                     (`cps-peering admin clock confirm`), it goes back, or it has been steady for long enough"
                 );
                 self.note(&[Entry::of_clock(leap, now.ms)]);
             }
-            None if told => tracing::info!("the clock agrees with the time that has passed"),
+            None if told => tracing::info!("the clock agrees with the elapsed time"),
             _ => {}
         }
         let reading = self.shared.reading();
@@ -127,7 +127,7 @@ impl Writer {
         }
     }
 
-    /// What is to be noted beside a commit.
+    /// What is stored beside a commit.
     pub(super) fn notes(&mut self, believed: Option<Leap>) -> Vec<(&'static str, Vec<u8>)> {
         let reading = self.shared.reading();
         self.noted_ms = reading.boot_ms;
@@ -138,7 +138,7 @@ impl Writer {
         vec![(notes::CLOCK, time.to_keep(reading))]
     }
 
-    /// Notes what is not written down with commits.
+    /// Stores what is not stored with commits.
     pub(super) fn write_notes(&mut self) {
         if self.shared.health() != Health::Fine {
             return;
@@ -151,13 +151,13 @@ impl Writer {
         }
         if let Err(error) = self.shared.store.write_notes(notes) {
             // The next commit finds out what is wrong with the store.
-            tracing::warn!(%error, "what is noted beside commits could not be written");
+            tracing::warn!(%error, "notes could not be written");
         }
     }
 
-    /// Writes down what was refused or changed nothing.
+    /// Stores refusals and commands without effect.
     pub(super) fn flush(&mut self) {
-        // What room there is is not for what was refused.
+        // Scarce space is not used for refusals.
         if self.trail.entries() == 0 || self.shared.health() != Health::Fine {
             return;
         }

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 const DAY: Duration = Duration::from_hours(24);
 
-/// What is changed of a certificate before it is signed.
+/// Changes a certificate before it is signed.
 type Change = fn(&mut CertificateParams);
 
 /// A CA, an issuer below it, and a controller.
@@ -103,11 +103,11 @@ fn request(key: &KeyPair, change: impl FnOnce(&mut CertificateParams)) -> String
 }
 
 #[test]
-fn of_a_request_only_the_key_is_taken() {
+fn only_the_key_of_a_request_is_used() {
     let fixture = Fixture::new();
     let (replaced, _) = fixture.old(|_| {});
     let key = KeyPair::generate().unwrap();
-    // Whoever has broken into a host asks for what he likes.
+    // A compromised host requests anything.
     let wanted = request(&key, |params| {
         params.distinguished_name.push(DnType::CommonName, "controller");
         params.subject_alt_names = vec![uri(CONTROLLER), SanType::DnsName("api.example.com".try_into().unwrap())];
@@ -129,7 +129,7 @@ fn of_a_request_only_the_key_is_taken() {
     assert_ne!(new.raw_serial(), old.raw_serial());
     assert_eq!(issued.serial, new.raw_serial_as_string());
     assert_eq!(tls::first_serial(&new).unwrap(), old.serial.to_bytes_be());
-    // The next one goes back to the first, too.
+    // The next one refers to the first, too.
     let second = CertificateDer::from(pems[0].contents.clone());
     let next = fixture.issue(&request(&KeyPair::generate().unwrap(), |_| {}), &second).unwrap();
     let (_, pem) = x509_parser::pem::parse_x509_pem(next.pem.as_bytes()).unwrap();
@@ -175,7 +175,7 @@ fn requests_that_prove_nothing_are_refused() {
     }
     assert!(fixture.refused(P521, &replaced).contains("P-256 or P-384, or Ed25519"));
     assert!(fixture.refused(&request(&old_key, |_| {}), &replaced).contains("must be a new one"));
-    // The key of somebody else, and the signature of who asks.
+    // Another key, signed by the caller's.
     let (_, block) = x509_parser::pem::parse_x509_pem(good.as_bytes()).unwrap();
     let (_, parsed) = X509CertificationRequest::from_der(&block.contents).unwrap();
     let own = parsed.certification_request_info.subject_pki.raw;
@@ -211,7 +211,7 @@ fn only_a_certificate_of_this_host_alone_is_replaced() {
         let refused = fixture.refused(&good, &replaced);
         assert!(refused.starts_with(&format!("the agent's certificate: {field} ")), "{field}: {refused}");
     }
-    // Without any extended key usage it is as good, and stays so.
+    // Without any extended key usage it is valid as well, and stays so.
     let (replaced, _) = fixture.old(|it| it.extended_key_usages.clear());
     fixture.issue(&good, &replaced).unwrap();
     assert!(fixture.refused(&good, &CertificateDer::from(vec![1, 2, 3])).contains("cannot be read"));
@@ -283,7 +283,7 @@ fn what_agents_would_not_take_is_not_sent() {
     fixture.put_issuer(&stranger.ca, |_| {});
     let error = fixture.issue(&good, &replaced).unwrap_err();
     assert!(error.to_string().starts_with("agent_certificates.issuer: ") && !error.is_of_agent(), "{error}");
-    // The CA itself may be the issuer; who checks has its certificate.
+    // The CA itself can be the issuer; the verifier has its certificate.
     fs::copy(fixture.folder.path().join("ca.pem"), &fixture.settings.issuer).unwrap();
     private(&fixture.settings.key, &fixture.ca.key().serialize_pem());
     let issued = fixture.issue(&good, &replaced).unwrap();

@@ -1,37 +1,37 @@
-//! Who may use how much of one side's bandwidth. Pure.
+//! Each host's share of one side's bandwidth. Pure.
 //!
-//! What a host may use at most is its bound. It is raised when a grant is sent, for the grant may arrive even if no answer
+//! A host's bound is the most that it can be using. It is raised when a grant is sent, for the grant may arrive even if no answer
 //! does; it is lowered when the host has confirmed that its kernel lets no more pass. The sum of all bounds never exceeds the
-//! whole, so neither does what is sent. A host that cannot be reached keeps its bound.
+//! whole, so neither does the traffic. A host that cannot be reached keeps its bound.
 
 use super::max_min::{DIVIDED, divide};
 use cps_peering_config::{host_config::Share, id::HostId, traffic::SideTraffic};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Who sends more than this part of what he may, needs more. In percent.
+/// A host that sends more than this part of its share needs more. In percent.
 const NEARLY_ALL: u64 = 90;
-/// What is given beyond what was used, in percent of it.
+/// A share as a percentage of what was used.
 const HEADROOM: u64 = 125;
 
 /// The bounds of one side.
 #[derive(Debug, Default)]
 pub struct ShareAllocator {
     hosts: BTreeMap<HostId, Entry>,
-    /// What those may have at most, together, of whom nothing was heard yet.
+    /// The upper bound, together, of hosts that have not reported yet.
     unheard: Share,
 }
 
 #[derive(Debug)]
 struct Entry {
-    /// Whether the host is to send; else it may still, because it has not confirmed that it does not.
+    /// Whether the host should send; else it may still do so, because it has not confirmed that it does not.
     member: bool,
-    /// What it may use at most; none before it was first heard.
+    /// Its bound; none before it has first reported.
     bound: Option<Share>,
-    /// What it should use.
+    /// The share that it should have.
     target: Share,
-    /// What it wants, as far as is known.
+    /// The share that it needs, as far as is known.
     want: Share,
-    /// What it had sent and dropped, and when that was, in milliseconds.
+    /// The bytes sent and dropped, and when they were reported, in milliseconds.
     last: Option<(u64, u64, u64)>,
 }
 
@@ -42,13 +42,13 @@ impl Entry {
 }
 
 impl ShareAllocator {
-    /// The book of a side that hosts may have had before this controller began.
+    /// The allocator of a side that hosts may have had before this controller began.
     pub fn of_unheard() -> Self {
         Self { hosts: BTreeMap::new(), unheard: Share::WHOLE }
     }
 
-    /// Follows the plan: who is to send, what each has from the beginning, and who may still send. Hosts that come are
-    /// `heard` when it is certain that they have no more than that.
+    /// Follows the plan: which hosts should send, the share that each has from the beginning, and which may still send. New hosts are
+    /// `heard` if they certainly have no more than that.
     pub fn follow(&mut self, members: &BTreeSet<HostId>, beginning: Share, draining: &BTreeSet<HostId>, heard: bool) {
         self.hosts.retain(|host, _| members.contains(host) || draining.contains(host));
         for host in members.union(draining) {
@@ -58,7 +58,7 @@ impl ShareAllocator {
         self.close();
     }
 
-    /// When everybody was heard, nothing unknown is left.
+    /// Once all hosts have reported, nothing unknown is left.
     fn close(&mut self) {
         if self.hosts.values().all(|entry| entry.bound.is_some()) {
             self.unheard = Share::NONE;
@@ -71,12 +71,12 @@ impl ShareAllocator {
         self.hosts.len() > 1 || !self.hosts.values().all(alone)
     }
 
-    /// Whom to ask, and what he is known to have at most.
+    /// The hosts to poll, with their known bounds.
     pub fn hosts(&self) -> impl Iterator<Item = (&HostId, Option<Share>)> {
         self.hosts.iter().map(|(host, entry)| (host, entry.bound))
     }
 
-    /// Takes note of what a host said: what was asked of it, what it has sent, of how many bytes per second in all.
+    /// Records a host's report: the share that it was asked to use, what it has sent, and the whole in bytes per second.
     pub fn on_report(&mut self, host: &HostId, asked: Option<Share>, traffic: &SideTraffic, whole: u64, now_ms: u64) {
         let Some(entry) = self.hosts.get_mut(host) else { return };
         match (entry.bound, traffic.share) {
@@ -84,7 +84,7 @@ impl ShareAllocator {
                 entry.bound = Some(has);
                 self.unheard = self.unheard.without(has);
             }
-            // Only what was asked for counts: anything else may be about to change.
+            // Only a confirmed request counts: anything else may be about to change.
             (Some(_), Some(has)) if asked == Some(has) => entry.bound = Some(has),
             (Some(bound), Some(has)) if has > bound => entry.bound = Some(has),
             _ => {}
@@ -108,12 +108,12 @@ impl ShareAllocator {
         self.close();
     }
 
-    /// Decides what each host should use.
+    /// Decides the share that each host should have.
     pub fn divide(&mut self) {
         let mut members: Vec<&mut Entry> = self.hosts.values_mut().filter(|entry| entry.member).collect();
         let wants: Vec<Share> = members.iter().map(|entry| entry.want).collect();
         let shares = divide(&wants);
-        // What changes little is left alone, unless somebody waits for it.
+        // Small changes are skipped, unless another host waits for them.
         let steady = |entry: &Entry, share: Share| {
             let (now, then) = (entry.target.millionths(), share.millionths());
             let waits = entry.want == Share::WHOLE && then > now;
@@ -128,13 +128,13 @@ impl ShareAllocator {
         self.hosts.values_mut().filter(|entry| !entry.member).for_each(|entry| entry.target = Share::NONE);
     }
 
-    /// Who should use less than it may.
+    /// The hosts that should use less than their bounds.
     pub fn reductions(&self) -> Vec<(HostId, Share)> {
         let less = |entry: &Entry| entry.member && entry.bound.is_some_and(|bound| entry.target < bound);
         self.hosts.iter().filter(|(_, entry)| less(entry)).map(|(host, entry)| (host.clone(), entry.target)).collect()
     }
 
-    /// Who may use more from now on, of what is free.
+    /// The hosts whose bounds are raised now, as far as bandwidth is free.
     pub fn raises(&mut self) -> Vec<(HostId, Share)> {
         let members = self.hosts.values().filter(|entry| entry.member).count();
         let taken = self.hosts.values().fold(self.unheard, |sum, entry| sum.with(entry.bound.unwrap_or(Share::NONE)));
@@ -147,7 +147,7 @@ impl ShareAllocator {
         let mut raises = Vec::new();
         for (host, entry) in &mut self.hosts {
             let missing = missing(entry);
-            // Where there is not enough, each gets the same part of what it lacks.
+            // If there is not enough, each gets the same fraction of what it lacks.
             let more = if all_missing > free { missing * free / all_missing } else { missing };
             let more = u32::try_from(more).ok().and_then(Share::of_millionths).unwrap_or(Share::NONE);
             if let Some(bound) = entry.bound.filter(|_| more > Share::NONE) {
@@ -177,7 +177,7 @@ mod tests {
         numbers.iter().map(|number| host(*number)).collect()
     }
 
-    /// A host with a shaper, as an agent keeps it.
+    /// A host with a shaper, as an agent manages it.
     #[derive(Debug, Clone)]
     struct Agent {
         there: bool,
@@ -192,7 +192,7 @@ mod tests {
             Self { there: true, share, newest: Revision { epoch: 0, number: 0 }, sent: 0, dropped: 0 }
         }
 
-        /// Takes a grant unless it is older, and answers; nothing when it refuses.
+        /// Applies a grant unless it is older, and answers; nothing if it refuses.
         fn take(&mut self, revision: Revision, share: Option<Share>) -> Option<SideTraffic> {
             if revision < self.newest {
                 return None;
@@ -209,7 +209,7 @@ mod tests {
             })
         }
 
-        /// A second in which it wants to send so much of the cap.
+        /// A second in which it wants to send this part of the cap.
         fn send(&mut self, wants: f64) {
             #[allow(
                 clippy::cast_possible_truncation,
@@ -224,7 +224,7 @@ mod tests {
         }
     }
 
-    /// One round with hosts that all answer.
+    /// One round in which all hosts answer.
     fn round(book: &mut ShareAllocator, agents: &mut [Agent], now_ms: u64, wants: &[f64]) {
         for (agent, wants) in agents.iter_mut().zip(wants) {
             agent.send(*wants);
@@ -261,7 +261,7 @@ mod tests {
             round(&mut book, &mut agents, second * 1000, &[2.0, 0.0, 0.0]);
         }
         assert!(agents[0].share.millionths() > 960_000, "{:?}", shares(&agents));
-        // The demand shifts: within three rounds it has moved.
+        // The demand shifts: within three rounds the shares have moved.
         for second in 5..8 {
             round(&mut book, &mut agents, second * 1000, &[0.0, 2.0, 0.0]);
         }
@@ -292,7 +292,7 @@ mod tests {
         book.on_report(&host(0), Some(book.reductions()[0].1), &answer, CAP, 1);
         assert_eq!(book.raises(), []);
         let mut agents = vec![old, Agent::new(BEGINNING)];
-        // What the second one needs is known when it was heard twice.
+        // The second one's need is known after two reports.
         for second in 2..4 {
             round(&mut book, &mut agents, second * 1000, &[2.0, 2.0]);
         }
@@ -305,7 +305,7 @@ mod tests {
         book.follow(&hosts(&[0, 1]), BEGINNING, &BTreeSet::new(), true);
         book.divide();
         let raised = book.raises()[0].1;
-        // Its kernel did not take it, and may the next time that the agent tries.
+        // Its kernel did not apply it, and may when the agent tries again.
         let answer = Agent::new(BEGINNING).take(Revision { epoch: 1, number: 1 }, None).unwrap();
         book.on_report(&host(0), Some(raised), &answer, CAP, 1);
         assert_eq!(book.hosts().next(), Some((&host(0), Some(raised))));
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_host_may_have_that_is_cut_off_is_given_to_nobody() {
+    fn the_bound_of_a_host_that_is_cut_off_is_given_to_nobody() {
         let mut book = ShareAllocator::default();
         book.follow(&hosts(&[0, 1]), BEGINNING, &BTreeSet::new(), true);
         let mut agents = vec![Agent::new(BEGINNING); 2];
@@ -333,7 +333,7 @@ mod tests {
             round(&mut book, &mut agents, second * 1000, &[0.0, 0.5]);
         }
         let reserved = agents[1].share;
-        // It is removed from the plan, and says nothing any more.
+        // It is removed from the plan, and does not report any more.
         book.follow(&hosts(&[0]), BEGINNING, &hosts(&[1]), true);
         for second in 4..9 {
             agents[0].send(2.0);
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_controller_that_begins_anew_gives_nothing_before_it_knows() {
+    fn a_controller_that_restarts_gives_nothing_before_it_knows() {
         let share = |millionths| Share::of_millionths(millionths).unwrap();
         let mut book = ShareAllocator::of_unheard();
         book.follow(&hosts(&[0, 1, 2]), BEGINNING, &BTreeSet::new(), false);
@@ -373,7 +373,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(200))]
 
-        /// Grants and answers are delayed and lost, hosts come and go, the controller begins anew: together they never have
+        /// Grants and answers are delayed and lost, hosts come and go, the controller restarts: together the hosts never have
         /// more than the whole, and what each new one has from the beginning.
         #[test]
         fn together_never_more_than_the_whole(seed in any::<u64>()) {
@@ -382,14 +382,14 @@ mod tests {
             let mut members: BTreeSet<usize> = BTreeSet::new();
             let mut draining: BTreeSet<usize> = BTreeSet::new();
             let mut book = ShareAllocator::default();
-            // On the way: whom, with which number, what, and whether the controller that sent it is still there.
+            // In flight: the host, the number, the grant, and whether the controller that sent it still exists.
             let mut grants: Vec<(usize, Revision, Option<Share>)> = Vec::new();
             let mut answers: Vec<(usize, Revision, Option<Share>, SideTraffic)> = Vec::new();
             let mut revision = Revision { epoch: 1, number: 0 };
             for step in 1..400u64 {
                 let ids = |numbers: &BTreeSet<usize>| numbers.iter().map(|number| host(*number)).collect::<BTreeSet<_>>();
                 match random.u8(..12) {
-                    // The plan changes: one comes, with what it has from the beginning.
+                    // The plan changes: a host comes, with what it has from the beginning.
                     0 => {
                         let one = random.usize(..4);
                         if !members.contains(&one) {
@@ -400,7 +400,7 @@ mod tests {
                             book.follow(&ids(&members), BEGINNING, &ids(&draining), true);
                         }
                     }
-                    // One leaves, and may send until it has heard of it.
+                    // One leaves, and may send until it has been told.
                     1 => {
                         if let Some(one) = random.choice(members.iter().copied().collect::<Vec<_>>()) {
                             members.remove(&one);
@@ -416,7 +416,7 @@ mod tests {
                             book.follow(&ids(&members), BEGINNING, &ids(&draining), true);
                         }
                     }
-                    // The controller begins anew.
+                    // The controller restarts.
                     3 if random.u8(..4) == 0 => {
                         book = ShareAllocator::of_unheard();
                         book.follow(&ids(&members), BEGINNING, &ids(&draining), false);
@@ -443,7 +443,7 @@ mod tests {
                             grants.push((id.as_str()[1..].parse().unwrap(), revision, Some(share)));
                         }
                     }
-                    // Something arrives, in whatever order, or is lost.
+                    // Something arrives, in any order, or is lost.
                     8 | 9 if !grants.is_empty() => {
                         let (one, number, share) = grants.swap_remove(random.usize(..grants.len()));
                         if agents[one].there && random.u8(..5) > 0 {
@@ -456,7 +456,7 @@ mod tests {
                     }
                     10 | 11 if !answers.is_empty() => {
                         let (one, number, share, answer) = answers.swap_remove(random.usize(..answers.len()));
-                        // The worker asks a host again only when it has answered, or when no answer is waited for.
+                        // A host is polled again only when it has answered, or when its answer is no longer awaited.
                         if number == revision {
                             book.on_report(&host(one), share, &answer, CAP, step * 100);
                         }

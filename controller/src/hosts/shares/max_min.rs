@@ -1,18 +1,18 @@
-//! Divides a bandwidth among those who send, by what they need. Pure.
+//! Divides a bandwidth among senders by need. Pure.
 //!
-//! Who needs less than an equal part gets what he needs, and the others divide the rest equally (max-min fairness). What
-//! nobody needs is divided equally, too: it is there for whoever begins to send.
+//! A sender that needs less than an equal part gets what it needs, and the others divide the rest equally (max-min fairness). What
+//! is left over is divided equally, too: it is there for whoever begins to send.
 
 use cps_peering_config::host_config::Share;
 
-/// What several hosts are given together. The rest is what those have who have only just come: see
+/// What several hosts are given together. The rest is for hosts that have just been added: see
 /// [`plan`](crate::plan).
 pub(super) const DIVIDED: Share = Share::of_millionths(995_000).expect("less than the whole");
 
-/// What all hosts together have at least, in equal parts, so that a flow can begin anywhere and show that more is needed.
+/// What all hosts have together at least, in equal parts, so that a flow can begin anywhere and show that it needs more.
 const LEAST_TOGETHER: u32 = 40_000;
 
-/// What each of them gets, who want so much. In all at most [`DIVIDED`]; one alone gets everything.
+/// The share of each of them, given their needs. In all at most [`DIVIDED`]; one alone gets everything.
 pub(super) fn divide(wants: &[Share]) -> Vec<Share> {
     let Ok(hosts) = u32::try_from(wants.len()) else { return vec![Share::NONE; wants.len()] };
     if hosts <= 1 {
@@ -26,7 +26,7 @@ pub(super) fn divide(wants: &[Share]) -> Vec<Share> {
     let mut left = DIVIDED.millionths();
     let mut waiting = hosts;
     for place in by_want {
-        // Those who want less are served; an equal part of the rest is due to everybody else.
+        // Those that need less are served; all others are due an equal part of the rest.
         given[place] = wants[place].min(left / waiting);
         left -= given[place];
         waiting -= 1;
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_gets_what_he_needs_or_an_equal_part() {
+    fn each_gets_what_it_needs_or_an_equal_part() {
         assert_eq!(divided(&[1_000_000]), [1_000_000]);
         assert_eq!(divided(&[0, 0]), [497_500, 497_500]);
         // 4 % together at least: 2 % each.

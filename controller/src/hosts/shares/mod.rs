@@ -1,9 +1,9 @@
 //! One bandwidth for many hosts (rule B3).
 //!
-//! Each second every host that shares a limit with others is asked what it sent and what waits. What each needs decides what
-//! each should use (max-min fairness, as in Raghavan et al., "Cloud Control with Distributed Rate Limiting", SIGCOMM 2007);
-//! what is taken is confirmed by the hosts that lose it before others get it. See [`ShareAllocator`] for why the sum holds at every
-//! instant, whatever is lost on the way, and also when this controller dies.
+//! Each second every host that shares a limit with others is polled for what it sent and what is queued. The needs decide
+//! the shares (max-min fairness, as in Raghavan et al., "Cloud Control with Distributed Rate Limiting", SIGCOMM 2007);
+//! hosts that lose bandwidth confirm that before others get it. See [`ShareAllocator`] for why the sum holds at every
+//! instant, whatever is lost on the way, and also if this controller dies.
 
 mod allocator;
 mod max_min;
@@ -34,16 +34,16 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
-/// How often hosts are asked.
+/// How often hosts are polled.
 const EVERY: Duration = Duration::from_secs(1);
 /// How long an answer may take. The others wait for it.
 const PATIENCE: Duration = Duration::from_millis(800);
 /// How long a host that did not answer is left alone.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How far numbers of grants may be ahead of the clock, in milliseconds (some 70 years). A host that says of more is not believed: after
+/// How far numbers of grants may be ahead of the clock, in milliseconds (some 70 years). A host that reports a higher one is not believed: after
 /// the largest number of all there would be none for the others.
 const MOST_AHEAD_MS: u64 = 1 << 41;
-/// How many hosts are asked at once.
+/// How many hosts are polled at a time.
 const AT_ONCE: usize = 128;
 
 /// Divides the bandwidth of every side with several hosts, until the future is dropped.
@@ -57,21 +57,21 @@ pub async fn run(engine: Arc<Engine>, clients: AgentClients) {
     }
 }
 
-/// What is asked of hosts: each with its sides, and what it may use of them. It also answers about sides that are not named.
+/// The requests to hosts: the sides of each, and its bounds. The answer also covers sides that are not named.
 type Asks = BTreeMap<HostId, BTreeMap<Vni, Share>>;
 
 struct Shares {
     engine: Arc<Engine>,
     clients: AgentClients,
-    /// None before the first round: what is there then may be from a controller before this one.
+    /// None before the first round: existing grants may come from a previous controller.
     books: Option<BTreeMap<Vni, ShareAllocator>>,
-    /// Bytes per second of each side with a book.
+    /// Bytes per second of each side with an allocator.
     whole: BTreeMap<Vni, u64>,
-    /// The sides with books, by their peerings.
+    /// The sides with allocators, by peering.
     sides: BTreeMap<PeeringId, BTreeSet<Vni>>,
     /// The sides whose bandwidth is divided.
     shared: BTreeSet<Vni>,
-    /// Peerings of which hosts have not confirmed yet that they do not send any more.
+    /// Peerings whose former hosts have not yet confirmed that they do not send any more.
     draining: BTreeSet<PeeringId>,
     /// Hosts that did not answer, and since when.
     silent: BTreeMap<HostId, Instant>,
@@ -83,7 +83,7 @@ struct Shares {
 
 impl Shares {
     fn new(engine: Arc<Engine>, clients: AgentClients) -> Self {
-        // The clock makes them higher than those of this controller's life before; where it was set back, agents tell.
+        // The clock makes them higher than those of this controller's previous run; if it was set back, agents report it.
         let number = engine.now_ms();
         Self {
             engine,
@@ -106,7 +106,7 @@ impl Shares {
         if shared.is_empty() {
             return;
         }
-        // Who cannot be reached keeps what he has. Who was not heard yet is asked without being told anything.
+        // An unreachable host keeps what it has. One that has not reported yet is polled without a grant.
         let mut asks = Asks::new();
         for (vni, book) in self.books(&shared) {
             for (host, bound) in book.hosts() {
@@ -131,7 +131,7 @@ impl Shares {
         self.ask(more).await;
     }
 
-    /// Takes over what the state says of sides: at first of all, then of those that have changed.
+    /// Follows the sides in the state: at first all of them, then those that have changed.
     fn follow(&mut self) {
         let first = self.books.is_none();
         let mut changed = self.engine.limits_changed();
@@ -151,7 +151,7 @@ impl Shares {
         for (id, sides) in looked {
             self.take_over(&id, sides, first);
         }
-        // Also one who was alone may have to share what he was heard to have.
+        // A host that was alone may have to share what it reported, too.
         let books = self.books.get_or_insert_default();
         self.shared.retain(|vni| books.get(vni).is_some_and(ShareAllocator::is_shared));
     }
@@ -192,7 +192,7 @@ impl Shares {
         self.books.iter_mut().flatten().filter(|(vni, _)| which.contains(vni)).map(|(vni, book)| (*vni, book))
     }
 
-    /// Asks hosts, all at the same time, and takes note of what they say.
+    /// Polls hosts, all at the same time, and records their answers.
     async fn ask(&mut self, asks: Asks) {
         self.silent.retain(|_, since| since.elapsed() < SILENCE);
         let places = Arc::new(Semaphore::new(AT_ONCE));
@@ -247,7 +247,7 @@ impl Shares {
     }
 
     fn on_report(&mut self, host: &HostId, asked: &BTreeMap<Vni, Share>, report: &TrafficReport, now_ms: u64) {
-        // Only what has a limit is in it, and that was there a moment ago.
+        // It only contains sides with a limit, which existed a moment ago.
         let books = &self.books;
         let there = |vni: &Vni| books.as_ref().is_some_and(|books| books.contains_key(vni));
         let known: BTreeSet<PeeringId> =
@@ -261,7 +261,7 @@ impl Shares {
     }
 }
 
-/// The number of grants that a host says it has, if that can be.
+/// The number of grants that a host reports, if it is plausible.
 fn believed(number: u64, now_ms: u64) -> Option<u64> {
     (number <= now_ms.saturating_add(MOST_AHEAD_MS)).then_some(number)
 }
@@ -294,7 +294,7 @@ mod tests {
         assert_eq!(believed(now_ms + 5, now_ms), Some(now_ms + 5), "a clock that was set back");
         assert_eq!(believed(u64::MAX, now_ms), None);
         assert_eq!(believed(u64::MAX - 1, now_ms), None);
-        // What was believed once goes on to be: numbers rise more slowly than the clock.
+        // An accepted number stays acceptable: numbers rise more slowly than the clock.
         let most = now_ms + MOST_AHEAD_MS;
         assert_eq!(believed(most, now_ms), Some(most));
         assert_eq!(believed(most + 3, now_ms + 1000), Some(most + 3));

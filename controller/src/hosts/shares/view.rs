@@ -1,4 +1,4 @@
-//! Which sides have a limit, and who sends for them. Pure.
+//! Sides with a limit, and the hosts that send for them. Pure.
 
 use crate::{
     engine::Agents,
@@ -16,13 +16,13 @@ use std::collections::BTreeSet;
 pub struct LimitedSide {
     /// Its own VNI.
     pub vni: Vni,
-    /// What all hosts together may send, in bytes per second.
+    /// The limit of all hosts together, in bytes per second.
     pub bytes_per_second: u64,
-    /// What each host has from the beginning.
+    /// The share that each host has from the beginning.
     pub beginning: Share,
-    /// The hosts that are to send.
+    /// The hosts that should send.
     pub members: BTreeSet<HostId>,
-    /// The hosts that are not, and that have not confirmed it.
+    /// The hosts that should not, and have not confirmed that yet.
     pub draining: BTreeSet<HostId>,
 }
 
@@ -52,14 +52,14 @@ fn side(state: &State, agents: &Agents<'_>, peering: &Peering, own: &Side) -> Op
     })
 }
 
-/// Whether a host that is not to have a side any more has confirmed it. A host that is gone has nothing.
+/// Whether a host that should not have a side any more has confirmed that. A removed host has nothing.
 fn has_none(state: &State, agents: &Agents<'_>, host: &HostId, vni: Vni) -> bool {
     let Some(record) = state.hosts().get(host).filter(|host| !host.dead) else { return true };
     let report = agents.contact(host).and_then(|contact| contact.report.as_ref());
     report.is_some_and(|report| report.confirms(state.revision_of(record), &Scope::Side(vni)))
 }
 
-/// Where a host's agent is; none where it is to be told nothing, and keeps what it has.
+/// The URL of a host's agent; none if nothing is sent to it, so that it keeps what it has.
 pub(super) fn agent<'a>(state: &'a State, host: &HostId) -> Option<&'a str> {
     let host = state.hosts().get(host).filter(|host| !host.paused)?;
     Some(&host.agent)
@@ -90,7 +90,7 @@ mod tests {
         }
         let vni = Vni::try_from(1001).unwrap();
         let has_none = |host: &str| engine.read(|_, agents| has_none(&state, agents, &host.parse().unwrap(), vni));
-        // Of one of which nothing was heard it is not known what it still sends.
+        // A host that has not reported may still send.
         assert_eq!(["silent", "dead", "removed"].map(has_none), [false, true, true]);
         let is_told = |host: &str| agent(&state, &host.parse().unwrap()).is_some();
         assert_eq!(["silent", "paused", "removed"].map(is_told), [true, false, false]);

@@ -1,4 +1,4 @@
-//! What a document changes, and what somebody has to agree to.
+//! The changes that a document makes, and which of them need approval.
 
 use super::Approval;
 use crate::model::{Code, CommandError, Limits, record::Peering, state::State};
@@ -6,7 +6,7 @@ use cps_peering_config::id::{HostId, VpcId};
 use serde::Serialize;
 use serde_json::Value;
 
-/// One thing that a document changed.
+/// One change of a document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
     /// `region`, `account`, `host`, `vpc`, `port` or `peering`.
@@ -15,16 +15,16 @@ pub struct Difference {
     pub id: String,
     /// What happened to it.
     pub action: Action,
-    /// What was changed of it, if it was there before.
+    /// The changed fields, if it existed before.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<Field>,
-    /// Whether packets that passed within a VPC, or to its peers, do not pass any more, or not for a while.
+    /// Whether traffic within a VPC, or to its peers, stops, at least for a while.
     #[serde(rename = "stopsTraffic", skip_serializing_if = "std::ops::Not::not")]
     pub stops_traffic: bool,
 }
 
-/// How many entries are to be confirmed; none where nobody needs to agree: nothing stops, and no more hosts are removed than
-/// the limits say. `before` is the state without the differences.
+/// How many entries need approval; none if no approval is needed: no traffic stops, and no more hosts are removed than
+/// the limits allow. `before` is the state without the changes.
 pub fn needs_approval(before: &State, differences: &[Difference], limits: &Limits) -> Option<usize> {
     let hosts = differences.iter().filter(|it| it.action == Action::Delete && it.kind == "host").count();
     let there = before.hosts().values().filter(|host| !host.dead).count();
@@ -41,12 +41,12 @@ fn stops_traffic(differences: &[Difference]) -> bool {
     differences.iter().any(|it| it.stops_traffic)
 }
 
-/// The same where an operator has named the host that goes: only traffic that stops needs agreement.
+/// The same if an operator has named the host to remove: only traffic that stops needs approval.
 pub fn host_needs_approval(differences: &[Difference]) -> Option<usize> {
     stops_traffic(differences).then(|| lost(differences))
 }
 
-/// Whether packets pass through a VPC: between its ports, or between it and others.
+/// Whether packets pass through a VPC: between its ports, or between it and its peers.
 pub(in crate::model) fn carries(state: &State, vpc: &VpcId) -> bool {
     state.ports_of(vpc).nth(1).is_some() || state.peerings_of(vpc).any(Peering::forwards)
 }
@@ -60,7 +60,7 @@ pub(in crate::model) fn carries_between_hosts(state: &State, host: &HostId) -> b
     })
 }
 
-/// What happens to an entry.
+/// A kind of change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
@@ -73,7 +73,7 @@ pub enum Action {
 }
 
 impl Action {
-    /// The word for users.
+    /// Its name for users.
     pub fn word(self) -> &'static str {
         match self {
             Action::Create => "create",
@@ -88,9 +88,9 @@ impl Action {
 pub struct Field {
     /// Its name.
     pub field: String,
-    /// What it was.
+    /// The previous value.
     pub from: Value,
-    /// What it is.
+    /// The new value.
     pub to: Value,
 }
 

@@ -48,14 +48,14 @@ impl Applier<'_, '_, '_> {
             let old = self.tx.state.accounts().get(&account.id).cloned();
             let made = old.is_none();
             let mut new = self.tx.state.account(&account.id);
-            // What the document does not speak of stays as it is.
+            // What the document does not mention stays as it is.
             if !account.quotas.is_empty() {
                 new.quotas.clone_from(&account.quotas);
             }
             if old.as_ref() == Some(&new) {
                 continue;
             }
-            // Only what the document speaks about: the record holds secrets.
+            // Only what the document mentions: the record holds secrets.
             let from = old.map(|old| BTreeMap::from([("quotas", old.quotas)]));
             let fields = from.map(|from| changed_fields(&from, &BTreeMap::from([("quotas", &new.quotas)])));
             let action = if made { Action::Create } else { Action::Update };
@@ -99,7 +99,7 @@ impl Applier<'_, '_, '_> {
                 config_number: old.as_ref().map_or(0, |old| old.config_number),
                 retiring: false,
                 maintenance: host.maintenance,
-                // What a command has said of it, no document takes back.
+                // Commands set these; no document resets them.
                 drained: old.as_ref().is_some_and(|old| old.drained && !old.retiring),
                 window: old.as_ref().and_then(|old| old.window.filter(|_| !old.retiring)),
                 paused: old.as_ref().is_some_and(|old| old.paused && !old.retiring),
@@ -116,7 +116,7 @@ impl Applier<'_, '_, '_> {
             }
         }
         self.forget_dead_hosts();
-        // With all of them in place, so that two hosts may swap their addresses.
+        // With all of them in place, so that two hosts can swap their addresses.
         for (place, host) in self.document.hosts.iter().enumerate() {
             let Some(host) = self.tx.state.hosts().get(&host.id) else { continue };
             let rule = self.tx.state.hosts_beside(host).find_map(|other| underlay_clash(host.underlay, other));
@@ -127,7 +127,7 @@ impl Applier<'_, '_, '_> {
         }
     }
 
-    /// Hosts that were removed as dead, and whose address or agent another one has now: whoever answers there is not them.
+    /// Forgets hosts that were removed as dead, and whose address or agent another one has now: the removed host cannot answer there.
     fn forget_dead_hosts(&mut self) {
         let before = self.tx.before();
         let moved = |host: &&inventory::Host| {
@@ -146,7 +146,7 @@ impl Applier<'_, '_, '_> {
     }
 }
 
-/// Why a host cannot have this VTEP address beside the other host. Agents derive an Ethernet address from its last four
+/// Why a host cannot have this VTEP address beside another host. Agents derive a MAC address from its last four
 /// bytes, so those must differ, too.
 fn underlay_clash(underlay: IpAddr, other: &Host) -> Option<String> {
     let id = &other.id;

@@ -1,12 +1,12 @@
-//! Bringing regions, hosts, VPCs, ports and peerings to what a document says: all of it or nothing.
+//! Applies inventories of regions, hosts, VPCs, ports and peerings, all or nothing.
 //!
-//! | module | what it is about |
+//! | module | content |
 //! |---|---|
-//! | [`difference`] | what a document changes, and what somebody has to agree to |
+//! | [`difference`] | the changes, and which of them need approval |
 //! | [`infrastructure`] | regions, accounts, hosts |
 //! | [`networks`] | VPCs and ports |
 //! | [`peerings`] | peerings |
-//! | [`prune`] | what is not in the document |
+//! | [`prune`] | removing what the document no longer contains |
 
 mod difference;
 mod infrastructure;
@@ -40,33 +40,33 @@ const MAX_NAME: usize = 64;
 pub struct Apply {
     /// The document.
     pub inventory: Inventory,
-    /// Whether what is not in it, and was made by an inventory of the same name, is removed.
+    /// Whether what the document no longer contains, and an inventory of the same name created, is removed.
     pub prune: bool,
-    /// Whether what is lost by it was agreed to.
+    /// Whether the losses were approved.
     pub approval: Approval,
-    /// Whether what other inventories and operators' commands have made, and the document names, is this inventory's from then on.
-    /// What accounts have made stays theirs.
+    /// Whether entries of the document that other inventories and operators' commands created become this inventory's.
+    /// Those that accounts created stay theirs.
     pub adopt: bool,
-    /// It is applied only if this is the last commit: what it was made from is what there is.
+    /// It is applied only if this is still the last commit.
     pub if_revision: Option<SeenRevision>,
 }
 
-/// Whether somebody has agreed to what a document takes away.
+/// The approval of losses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Approval {
-    /// Nobody needs to: nothing is kept of it, or there is nothing to lose.
+    /// Not needed: nothing is kept of it, or there is nothing to lose.
     NotNeeded,
-    /// How many entries may be removed or stop traffic, if somebody said.
+    /// How many entries may be removed or stop traffic, if given.
     Given(Option<usize>),
 }
 
 impl Apply {
-    /// A document as it is, without removing anything.
+    /// A document without pruning.
     pub fn of(inventory: Inventory) -> Self {
         Self { inventory, prune: false, adopt: false, approval: Approval::NotNeeded, if_revision: None }
     }
 
-    /// The same with removing what is not in it.
+    /// The same with pruning.
     #[must_use]
     pub fn pruning(self) -> Self {
         Self { prune: true, ..self }
@@ -113,7 +113,7 @@ pub fn apply(
         applier.prune_hosts();
         applier.prune_regions();
     }
-    // Rules of peerings speak about VPCs; with those in doubt they would only repeat what was said.
+    // Rules of peerings concern VPCs; if those are invalid, they would only repeat the errors.
     if applier.violations.is_empty() {
         applier.peerings();
     }
@@ -140,7 +140,7 @@ fn entry(list: &str, place: usize, id: impl std::fmt::Display) -> String {
     format!("{list}[{place}] ({id})")
 }
 
-/// Two VPCs, whichever is named first.
+/// Two VPCs in canonical order.
 fn pair(a: &VpcId, b: &VpcId) -> (VpcId, VpcId) {
     if a < b { (a.clone(), b.clone()) } else { (b.clone(), a.clone()) }
 }
@@ -158,7 +158,7 @@ impl Applier<'_, '_, '_> {
         self.differences.push(Difference { kind, id: id.to_string(), action, fields, stops_traffic: false });
     }
 
-    /// The last difference stops traffic.
+    /// Marks the last change as one that stops traffic.
     fn stops(&mut self) {
         if let Some(last) = self.differences.last_mut() {
             last.stops_traffic = true;
@@ -170,7 +170,7 @@ impl Applier<'_, '_, '_> {
         carries(self.tx.before(), vpc)
     }
 
-    /// Who manages an entry of the document from now on. What somebody else has made stays theirs, unless it is to be adopted.
+    /// The manager of an entry from now on. What others created stays theirs, unless it is adopted.
     fn manager(&self, now: Option<&Manager>) -> Manager {
         match now {
             Some(theirs @ Manager::Account) => theirs.clone(),
@@ -181,22 +181,22 @@ impl Applier<'_, '_, '_> {
         }
     }
 
-    /// Whether an entry is this inventory's from now on: neither an account nor an operator has made it.
+    /// Whether an entry is this inventory's from now on: neither an account nor an operator created it.
     fn manages(&self, now: &Manager) -> bool {
         self.manager(Some(now)) == Manager::Inventory(self.document.name().to_owned())
     }
 
-    /// Whether this inventory has made something.
+    /// Whether this inventory created something.
     fn made(&self, manager: &Manager) -> bool {
         matches!(manager, Manager::Inventory(name) if name == self.document.name())
     }
 
-    /// The same of what only inventories make.
+    /// The same for what only inventories create.
     fn made_alone(&self, manager: &Manager) -> bool {
         self.made(manager) || (*manager == Manager::Unknown && self.document.name() == Inventory::DEFAULT_NAME)
     }
 
-    /// Sets a record, unless it is that already.
+    /// Sets a record, unless it is equal.
     fn set<T: Serialize + PartialEq>(
         &mut self,
         kind: &'static str,
@@ -246,7 +246,7 @@ impl Applier<'_, '_, '_> {
         }
     }
 
-    /// Another rule's refusal, told with the entry that it is about.
+    /// Reports another rule's refusal with the entry that it is about.
     fn take(&mut self, entry: &str, refusal: CommandError) {
         self.code = Some(refusal.code);
         for fault in refusal.violations {

@@ -50,7 +50,7 @@ impl Applier<'_, '_, '_> {
             let new = Vpc {
                 id: vpc.id.clone(),
                 name: vpc.name.clone().unwrap_or_else(|| match &old {
-                    // Where the document says nothing, what its account has said stays.
+                    // Where the document says nothing, the account's own values stay.
                     Some(old) if !self.manages(&old.managed_by) => old.name.clone(),
                     _ => vpc.id.to_string(),
                 }),

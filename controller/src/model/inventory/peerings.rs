@@ -10,10 +10,10 @@ use cps_peering_config::{id::PeeringId, inventory, prefix_set::intersection, tex
 use ipnet::{IpNet, Ipv6Net};
 use std::{collections::BTreeMap, net::Ipv6Addr};
 
-/// A prefix that covers no address of a VPC. An empty list would stand for all.
+/// A prefix that covers no address of a VPC. An empty list would mean all.
 const NOTHING: IpNet = IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128));
 
-/// A prefix list before and after; none wanted leaves it as it is.
+/// The part of a prefix list that stays; unchanged if none is wanted.
 fn common(before: &[IpNet], wanted: Option<&Vec<IpNet>>) -> Vec<IpNet> {
     match wanted {
         Some(wanted) if before.is_empty() => wanted.clone(),
@@ -65,8 +65,8 @@ impl Applier<'_, '_, '_> {
         })
     }
 
-    /// Withdraws from every peering what it is to lose, before any gets something: otherwise it would depend on their order
-    /// in the document whether one may have what another gives up. Returns the peerings as they were.
+    /// Removes from every peering what it is to lose, before any gets something: otherwise it would depend on their order
+    /// in the document whether one can have what another gives up. Returns the peerings as they were.
     fn narrow(&mut self) -> BTreeMap<PeeringId, Peering> {
         let mut before = BTreeMap::new();
         for wanted in &self.document.peerings {
@@ -80,7 +80,7 @@ impl Applier<'_, '_, '_> {
             };
             let initiator = lists(&old.initiator, &wanted.export_prefixes, &wanted.import_prefixes);
             let receiver = match old.state {
-                // Its lists are given with its consent.
+                // Its lists are set when it is accepted.
                 PeeringState::Pending => old.receiver.clone(),
                 _ => lists(&old.receiver, &wanted.peer_export_prefixes, &wanted.peer_import_prefixes),
             };
@@ -137,7 +137,7 @@ impl Applier<'_, '_, '_> {
     pub(super) fn update_peering(&mut self, old: &Peering, wanted: &inventory::Peering) -> Result<(), CommandError> {
         let which = peering::Locator { region: None, id: old.id.clone() };
         let mut fields = Vec::new();
-        // An account pays for its bandwidth: that a document does not mention it is no request to lift it.
+        // An account pays for its bandwidth: a document that does not mention it does not lift it.
         if let Some(mbit) = old.bandwidth
             && wanted.bandwidth.is_none()
             && !matches!(old.managed_by, Manager::Inventory(_))
@@ -205,7 +205,7 @@ impl Applier<'_, '_, '_> {
         ];
         let mut after = old.clone();
         for (role, export, import) in lists {
-            // The receiver's are given with its consent.
+            // The receiver's lists are set with its consent.
             if old.state == PeeringState::Pending && role == Role::Receiver {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! Removing what the same inventory has made and is not in the document any more.
+//! Removes what the same inventory created and no longer contains.
 
 use super::{Action, Applier, Change, Field, pair, port_key};
 use crate::model::{
@@ -18,7 +18,7 @@ impl Applier<'_, '_, '_> {
             .state
             .peerings()
             .values()
-            // A request that nobody has answered is its account's own affair.
+            // An unanswered request concerns its account only.
             .filter(|peering| peering.is_live() && peering.state != PeeringState::Pending)
             .filter(|peering| self.made(&peering.managed_by))
             .filter(|peering| !wanted.contains(&pair(&peering.initiator.vpc, &peering.receiver.vpc)))
@@ -75,13 +75,13 @@ impl Applier<'_, '_, '_> {
         }
     }
 
-    /// A host that is gone keeps its record until its agent has confirmed that nothing is left.
+    /// A removed host keeps its record until its agent has confirmed that nothing is left.
     pub(super) fn prune_hosts(&mut self) {
         let wanted: BTreeSet<&HostId> = self.document.hosts.iter().map(|host| &host.id).collect();
         let hosts = self.tx.state.hosts().values().filter(|host| self.made_alone(&host.managed_by));
         let gone: Vec<Host> = hosts.filter(|host| !wanted.contains(&host.id) && !host.retiring).cloned().collect();
         for host in gone {
-            // Its own ones are gone by now.
+            // Its own ports have been removed by now.
             let port = self.tx.state.ports_on(&host.id).next().map(|port| port.key.clone());
             if let Some(port) = port {
                 self.fault(format!("host {}", host.id), format!("it is not in the document, but port {port} is on it"));
@@ -109,7 +109,7 @@ impl Applier<'_, '_, '_> {
                 continue;
             }
             self.note("region", &id, Action::Delete, Vec::new());
-            // Nobody could see or delete them any more.
+            // Webhooks there could not be seen or deleted any more.
             let webhooks = self.tx.state.webhooks().values();
             let within = |webhook: &&Webhook| webhook.owner.as_ref().is_some_and(|(_, region)| *region == id);
             for webhook in webhooks.filter(within).map(|it| it.id.clone()).collect::<Vec<_>>() {

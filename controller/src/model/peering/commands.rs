@@ -1,4 +1,4 @@
-//! What may be asked of peerings, and what of it can be judged without knowing anything else.
+//! Commands about peerings, and checks of them that need no state.
 
 use super::{CommandError, Locator, PrefixLists, Tag};
 use cps_peering_config::{
@@ -27,16 +27,16 @@ pub(in crate::model) const MAX_UTF8: usize = 4;
 pub struct Create {
     /// The peering's name.
     pub name: String,
-    /// What the initiator says about it, to itself.
+    /// The initiator's description, for itself.
     pub description: String,
-    /// What it says to the receiver.
+    /// The initiator's message to the receiver.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// What the initiator puts on it.
+    /// The initiator's tags.
     pub tags: Vec<Tag>,
     /// The initiator's VPC.
     pub vpc: VpcId,
-    /// The region that the initiator's VPC must be in; none for operators, who need not say.
+    /// The region that the initiator's VPC must be in; none for operators, who need not name it.
     pub region: Option<RegionId>,
     /// The receiver's VPC.
     pub peer_vpc: VpcId,
@@ -44,32 +44,32 @@ pub struct Create {
     pub peer_region: Option<RegionId>,
     /// The account that the receiver's VPC must be of; none if any will do.
     pub peer_account: Option<AccountId>,
-    /// The most that may pass in each direction, in Mbit/s.
+    /// The bandwidth in each direction, in Mbit/s.
     pub bandwidth: Option<u32>,
-    /// What the initiator shows and takes (rule C9).
+    /// The initiator's prefix lists (rule C9).
     pub prefixes: PrefixLists,
-    /// The same of the receiver, where an operator speaks for it.
+    /// The receiver's, if an operator acts for it.
     pub peer_prefixes: PrefixLists,
 }
 
-/// Consent to a request.
+/// Acceptance of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Accept {
     /// The peering.
     pub which: Locator,
-    /// What the receiver shows and takes (rule C9).
+    /// The receiver's prefix lists (rule C9).
     pub prefixes: PrefixLists,
 }
 
 impl Accept {
-    /// Of everything that the initiator shows, with all that the receiver has.
+    /// Acceptance without prefix lists.
     pub fn in_full(which: Locator) -> Self {
         Self { which, prefixes: PrefixLists::default() }
     }
 }
 
 impl Create {
-    /// What can be checked without knowing anything else.
+    /// Checks that need no state.
     pub(in crate::model) fn check_texts(&self) -> Result<(), CommandError> {
         check_name(&self.name)?;
         check_description(&self.description)?;
@@ -80,32 +80,32 @@ impl Create {
     }
 }
 
-/// Other words about a peering; none for what stays.
+/// Changed texts of a peering; none for what stays.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Modify {
-    /// The VPC.
+    /// The peering.
     pub which: Locator,
     /// Its name.
     pub name: Option<String>,
-    /// What the initiator says about it.
+    /// The initiator's description.
     pub description: Option<String>,
-    /// What is on the caller's side of it.
+    /// The caller's own tags.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tags: Option<Vec<Tag>>,
-    /// Whether the caller has to end the protection before it can delete it.
+    /// The caller's deletion protection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protected: Option<bool>,
 }
 
 impl Modify {
-    /// Whether it does nothing but make a deletion possible.
+    /// Whether it only makes a deletion possible.
     pub(in crate::model) fn only_ends_protection(&self) -> bool {
         let Self { which: _, name, description, tags, protected } = self;
         *protected == Some(false) && name.is_none() && description.is_none() && tags.is_none()
     }
 
-    /// Names and descriptions that were legal once stay as they are: what is said again is compared first, but not if it is
-    /// longer than any may be.
+    /// Names and descriptions that were once valid stay valid: an unchanged value is not checked again, unless it is
+    /// longer than any can be.
     pub(in crate::model) fn check_texts(&self) -> Result<(), CommandError> {
         self.name.as_deref().filter(|name| name.len() > MAX_NAME * MAX_UTF8).map_or(Ok(()), check_name)?;
         let long = self.description.as_deref().filter(|text| text.len() > MAX_DESCRIPTION * MAX_UTF8);
@@ -116,12 +116,12 @@ impl Modify {
     }
 }
 
-/// Another limit for a peering.
+/// A new bandwidth of a peering.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SetBandwidth {
-    /// The VPC.
+    /// The peering.
     pub which: Locator,
-    /// The most that may pass in each direction, in Mbit/s.
+    /// The bandwidth in each direction, in Mbit/s.
     pub bandwidth: u32,
 }
 
@@ -130,7 +130,7 @@ pub(super) fn check_name(name: &str) -> Result<(), CommandError> {
         .or_else(|error| CommandError::invalid("vpcPeeringName", error.to_string(), "InvalidName"))
 }
 
-/// Refuses what cannot be said about a thing.
+/// Refuses invalid descriptions.
 pub(in crate::model) fn check_description(description: &str) -> Result<(), CommandError> {
     let checked = text::check_lines(description, MAX_DESCRIPTION);
     checked.or_else(|error| CommandError::invalid("description", error.to_string(), "InvalidDescription"))

@@ -26,10 +26,10 @@ use cps_peering_config::{
 };
 use std::collections::BTreeSet;
 
-/// How many records of peerings that are over are kept of one initiator.
+/// How many records of ended peerings are kept per initiator.
 pub const MAX_ENDED: usize = 2000;
 
-/// Refuses what is the other side's to do. In a peering within one account both sides are the caller's.
+/// Refuses commands of the wrong side. In a peering within one account the caller has both sides.
 fn only(role: Role, has: Option<Role>, peering: &Peering, what: &str) -> Result<(), CommandError> {
     if has.is_none_or(|has| has == role) || !peering.is_cross_account() {
         return Ok(());
@@ -72,7 +72,7 @@ fn check_bandwidth(
     }
 }
 
-/// Refuses what an account cannot pay for (B5).
+/// Refuses what an account in arrear cannot have (B5).
 fn check_credit(state: &State, account: &AccountId, cross_region: bool) -> Result<(), CommandError> {
     if !cross_region || !state.account(account).charge.in_arrear() {
         return Ok(());
@@ -81,7 +81,7 @@ fn check_credit(state: &State, account: &AccountId, cross_region: bool) -> Resul
     Err(CommandError::one(Code::FailedPrecondition, "vpcId", rule, "AccountInArrear"))
 }
 
-/// Finds both VPCs. What the caller may not know of looks like what is not there (L11).
+/// Finds both VPCs. A VPC that the caller must not know about looks like one that does not exist (L11).
 fn both<'a>(state: &'a State, wish: &Create, actor: &Actor) -> Result<(&'a Vpc, &'a Vpc), CommandError> {
     let find = |entry: &str, id: &VpcId, legal: &dyn Fn(&Vpc) -> bool| {
         let missing = || CommandError::one(Code::NotFound, entry, format!("there is no VPC {id}"), "VpcNotFound");
@@ -131,11 +131,11 @@ fn check(state: &State, wish: &Create, context: &Context<'_>) -> Result<[Side; 2
     Ok([initiator, receiver])
 }
 
-/// A VPC's end of a peering that begins.
+/// A VPC's side of a new peering.
 ///
 /// # Errors
 ///
-/// What it would show is none of the VPC's.
+/// An exported prefix is not within the VPC.
 pub fn side_of(vpc: &Vpc, lists: &PrefixLists) -> Result<Side, CommandError> {
     let mut side = Side {
         vpc: vpc.id.clone(),
@@ -152,12 +152,12 @@ pub fn side_of(vpc: &Vpc, lists: &PrefixLists) -> Result<Side, CommandError> {
     Ok(side)
 }
 
-/// Whether the receiver has to accept it (L2). An operator speaks for both.
+/// Whether the receiver has to accept it (L2). An operator acts for both.
 fn needs_answer(initiator: &AccountId, receiver: &AccountId, actor: &Actor) -> bool {
     initiator != receiver && actor.account().is_some()
 }
 
-/// Makes a peering, or a request for one (rules L1, L2, L6 to L9, B1).
+/// Creates a peering, or a request for one (rules L1, L2, L6 to L9, B1).
 pub fn create(tx: &mut Transaction<'_>, wish: &Create, context: &mut Context<'_>) -> Result<PeeringId, CommandError> {
     let [initiator, receiver] = check(tx.state, wish, context)?;
     if needs_answer(&initiator.account, &receiver.account, context.actor) {
@@ -198,7 +198,7 @@ pub fn create(tx: &mut Transaction<'_>, wish: &Create, context: &mut Context<'_>
     Ok(id)
 }
 
-/// What operators do themselves is not counted.
+/// Operators' commands are not counted.
 fn count_bandwidth_change(tx: &mut Transaction<'_>, payer: &AccountId, context: &Context<'_>) {
     if context.actor.account().is_some() {
         hourly::count(tx, HourlyKey::bandwidth_changes(payer), context.now_ms);
@@ -213,13 +213,13 @@ fn number_sides(tx: &Transaction<'_>, peering: &mut Peering, context: &mut Conte
     Ok(())
 }
 
-/// Tells hosts to have it. Its sides have their VNIs.
+/// Begins to install it on hosts. Its sides have VNIs.
 fn provision(tx: &mut Transaction<'_>, peering: Peering, now_ms: u64) {
     let entered = Peering { state: PeeringState::Provisioning, since: tx.number(), since_ms: now_ms, ..peering };
     put(tx, entered, now_ms);
 }
 
-/// L2, with L6 and L7 again: much may have happened since it was asked. To accept again what was accepted changes nothing.
+/// L2, with L6 and L7 again: much may have changed since the request. Accepting again changes nothing.
 pub fn accept(tx: &mut Transaction<'_>, accept: &Accept, context: &mut Context<'_>) -> Result<PeeringId, CommandError> {
     let Accept { which, prefixes: PrefixLists { export, import } } = accept;
     accept.prefixes.check()?;
@@ -246,7 +246,7 @@ pub fn accept(tx: &mut Transaction<'_>, accept: &Accept, context: &mut Context<'
     }
     let payer = &peering.initiator.account;
     if let Err(arrear) = check_credit(tx.state, payer, peering.is_cross_region()) {
-        // How another account stands is its own affair.
+        // Another account's charge status is not disclosed.
         let rule = format!("{} cannot be accepted now: ask account {payer}, which pays for it", peering.id);
         let told = CommandError::one(Code::FailedPrecondition, "vpcPeeringId", rule, "VpcPeerNotAcceptable");
         return Err(if context.actor.is(payer) { arrear } else { told });
@@ -278,7 +278,7 @@ pub fn reject(tx: &mut Transaction<'_>, which: &Locator, context: &mut Context<'
     Ok(())
 }
 
-/// The receiver's VPC goes, and with it the requests to be peered with it: these.
+/// Rejects requests to a VPC that is being deleted.
 pub(in crate::model) fn reject_requests_to(
     tx: &mut Transaction<'_>,
     vpc: &VpcId,
@@ -294,7 +294,7 @@ pub(in crate::model) fn reject_requests_to(
     requests
 }
 
-/// It is over: hosts do not have it.
+/// It ends: hosts do not have it.
 pub(in crate::model) fn end(tx: &mut Transaction<'_>, mut peering: Peering, how: End, context: &Context<'_>) {
     for role in [Role::Initiator, Role::Receiver] {
         peering.side_mut(role).vni = None;
@@ -306,8 +306,8 @@ pub(in crate::model) fn end(tx: &mut Transaction<'_>, mut peering: Peering, how:
     let initiator = peering.initiator.account.clone();
     let ended = Peering { state, ended_ms, since: tx.number(), since_ms: now_ms, ..peering };
     put(tx, ended, now_ms);
-    // Whoever makes and ends many does not fill the store: the oldest records go before their time.
-    // What an absence is still to be charged for stays: there are no more of these than were active then.
+    // Creating and ending many does not fill the store: the oldest records are dropped prematurely.
+    // Those with a downtime still to be charged stay: there are no more of these than were active then.
     let owes = |it: &Peering| context.now.leap.is_some_and(|leap| metering::owes_absence(it, leap));
     while tx.state.count_ended(&initiator) > MAX_ENDED {
         let Some(oldest) = tx.state.ended_of(&initiator).find(|it| !owes(it)).map(|it| it.id.clone()) else { return };
@@ -315,13 +315,13 @@ pub(in crate::model) fn end(tx: &mut Transaction<'_>, mut peering: Peering, how:
     }
 }
 
-/// Changes what the initiator says about a peering, and what either account has put on its side.
+/// Changes the initiator's texts of a peering, and either account's tags and protection.
 pub fn modify(tx: &mut Transaction<'_>, modify: &Modify, context: &mut Context<'_>) -> Result<PeeringId, CommandError> {
     let (mut peering, role) = find(tx.state, &modify.which, context.actor)?;
     if modify.name.is_some() || modify.description.is_some() || (modify.tags.is_none() && modify.protected.is_none()) {
         only(Role::Initiator, role, &peering, "change its name and description")?;
     }
-    // Of what is suspended, only the end is possible (B5), and what the end may have to wait for.
+    // A suspended peering can only be deleted (B5), which its protection may have to be ended for.
     let suspended = matches!(peering.state, PeeringState::Suspended { .. });
     if !peering.is_live() || (suspended && !modify.only_ends_protection()) {
         return wrong_state(&peering, "be changed");
@@ -355,7 +355,7 @@ pub fn modify(tx: &mut Transaction<'_>, modify: &Modify, context: &mut Context<'
     Ok(modify.which.id.clone())
 }
 
-/// Sets a record, unless it is that already.
+/// Sets a record, unless it is equal.
 fn set(tx: &mut Transaction<'_>, peering: Peering, now_ms: u64) {
     if tx.state.peerings().get(&peering.id) != Some(&peering) {
         put(tx, peering, now_ms);
@@ -393,17 +393,17 @@ pub(in crate::model) fn limit(
     Ok(id.clone())
 }
 
-/// Ends a peering (L5). It drains until all hosts that had it have confirmed. Ending it again changes nothing.
+/// Deletes a peering (L5). It drains until all hosts that had it have confirmed. Deleting it again changes nothing.
 pub fn delete(tx: &mut Transaction<'_>, which: &Locator, context: &mut Context<'_>) -> Result<(), CommandError> {
     let mut peering = tx.state.peerings().get(&which.id).cloned().ok_or_else(|| missing(&which.id))?;
     let region = which.region.as_ref();
-    // Also what it sees no more: to delete it again is no error.
+    // Also one that it does not see any more: deleting it again is no error.
     let sides = peering.sides();
     let mut own = sides.iter().filter(|side| context.actor.is(&side.account));
     if !own.any(|side| region.is_none_or(|region| side.region == *region)) {
         return Err(missing(&which.id));
     }
-    // It is there to keep an account from its own mistakes, as long as there is something to lose.
+    // It protects an account from its own mistakes, as long as there is something to lose.
     let protects = |side: &&Side| side.protected && context.actor.account() == Some(&side.account);
     if peering.is_live() && peering.sides().iter().any(protects) {
         let rule = format!("{} is protected from deletion: end its deletion protection first", peering.id);
@@ -417,12 +417,12 @@ pub fn delete(tx: &mut Transaction<'_>, which: &Locator, context: &mut Context<'
     Ok(())
 }
 
-/// All hosts that may have a peering: those with ports of its VPCs, and those that had some.
+/// All hosts that may have a peering: those with ports of its VPCs, and former ones.
 fn may_have_it(state: &State, peering: &Peering) -> Vec<HostId> {
     state.hosts_concerned(peering).union(&peering.former_hosts).cloned().collect()
 }
 
-/// A host lost a port of a VPC. If it was the last one, the host must still be asked before a peering of that VPC is gone.
+/// A host lost a port of a VPC. If it was the last one, the host must still confirm the removal of that VPC's peerings.
 pub(in crate::model) fn port_left(tx: &mut Transaction<'_>, vpc: &VpcId, host: &HostId, now_ms: u64) {
     if tx.state.ports_of(vpc).any(|port| port.key.host == *host) {
         return;
@@ -435,7 +435,7 @@ pub(in crate::model) fn port_left(tx: &mut Transaction<'_>, vpc: &VpcId, host: &
     }
 }
 
-/// Ends a peering for those sides that are gone.
+/// Stops a peering after its owners have deleted it.
 fn stop(tx: &mut Transaction<'_>, peering: Peering, context: &Context<'_>) {
     match &peering.state {
         PeeringState::Pending => end(tx, peering, End::Deleted, context),
@@ -450,13 +450,13 @@ fn stop(tx: &mut Transaction<'_>, peering: Peering, context: &Context<'_>) {
     }
 }
 
-/// What an account pays for: the peerings between regions that it initiated.
+/// The peerings that an account pays for: those between regions that it initiated.
 fn paid_by(state: &State, account: &AccountId) -> Vec<Peering> {
     let pays = |peering: &&Peering| peering.initiator.account == *account && peering.is_cross_region();
     state.peerings_of_account(account).filter(pays).cloned().collect()
 }
 
-/// B5: what an account in arrear pays for stops.
+/// B5: the peerings of an account in arrear stop.
 pub(in crate::model) fn suspend(tx: &mut Transaction<'_>, account: &AccountId, now_ms: u64) {
     for peering in paid_by(tx.state, account).into_iter().filter(Peering::forwards) {
         let hosts = may_have_it(tx.state, &peering);
@@ -466,7 +466,7 @@ pub(in crate::model) fn suspend(tx: &mut Transaction<'_>, account: &AccountId, n
     }
 }
 
-/// B5: it has paid, and everything goes on by itself.
+/// B5: it has paid, and its peerings resume.
 pub(in crate::model) fn resume(tx: &mut Transaction<'_>, account: &AccountId, now_ms: u64) {
     for peering in paid_by(tx.state, account) {
         if matches!(peering.state, PeeringState::Suspended { .. }) {
@@ -488,7 +488,7 @@ pub(in crate::model) fn delete_suspended(tx: &mut Transaction<'_>, account: &Acc
     }
 }
 
-/// A peering that all hosts have.
+/// All hosts have confirmed a peering.
 pub fn activate(tx: &mut Transaction<'_>, id: &PeeringId, now_ms: u64) {
     let Some(peering) = tx.state.peerings().get(id) else { return };
     if peering.state == PeeringState::Provisioning {
@@ -498,7 +498,7 @@ pub fn activate(tx: &mut Transaction<'_>, id: &PeeringId, now_ms: u64) {
     }
 }
 
-/// A peering that no host has any more.
+/// All hosts have confirmed the removal of a peering.
 pub fn drained(tx: &mut Transaction<'_>, id: &PeeringId, context: &Context<'_>) {
     let Some(peering) = tx.state.peerings().get(id).cloned() else { return };
     if matches!(peering.state, PeeringState::Draining { .. }) {

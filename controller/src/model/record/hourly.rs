@@ -1,4 +1,4 @@
-//! How often something was done within the last hour, where a quota bounds that.
+//! Counts of actions within the last hour, for quotas.
 
 use cps_peering_config::id::AccountId;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ const HOUR: u64 = 60;
 pub struct HourlyKey {
     /// The account that did it.
     pub account: AccountId,
-    /// To whom, for requests to be peered; none for bandwidths that it set or changed.
+    /// The receiver of peering requests; none for bandwidths that were set or changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receiver: Option<AccountId>,
 }
@@ -30,10 +30,10 @@ impl HourlyKey {
     }
 }
 
-/// How often it was done lately.
+/// A recent count.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hourly {
-    /// How often, by the minute since 1970-01-01 UTC: an hour at most.
+    /// The counts by minute since 1970-01-01 UTC: an hour at most.
     minutes: BTreeMap<u64, u32>,
 }
 
@@ -42,18 +42,18 @@ fn is_recent(minute: u64, now_ms: u64) -> bool {
 }
 
 impl Hourly {
-    /// How often within the last hour, to the minute.
+    /// The count within the last hour, to the minute.
     pub fn count(&self, now_ms: u64) -> u32 {
         let minutes = self.minutes.iter().filter(|(minute, _)| is_recent(**minute, now_ms));
         minutes.fold(0, |sum, (_, count)| sum.saturating_add(*count))
     }
 
-    /// When none of it counts any more, in milliseconds since 1970-01-01 UTC.
+    /// When no minute counts any more, in milliseconds since 1970-01-01 UTC.
     pub fn forget_ms(&self) -> u64 {
         self.minutes.last_key_value().map_or(0, |(minute, _)| minute.saturating_add(HOUR).saturating_mul(MINUTE_MS))
     }
 
-    /// The same with its times where a clock that was set has moved them.
+    /// The same with its times moved after the clock was set.
     #[must_use]
     pub(in crate::model) fn moved(&self, by_ms: i64) -> Self {
         let mut moved = Self::default();
@@ -65,7 +65,7 @@ impl Hourly {
         moved
     }
 
-    /// Once more.
+    /// Counts one more.
     pub(in crate::model) fn add(&mut self, now_ms: u64) {
         self.minutes.retain(|minute, _| is_recent(*minute, now_ms));
         let count = self.minutes.entry(now_ms / MINUTE_MS).or_default();

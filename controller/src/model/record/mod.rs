@@ -1,4 +1,4 @@
-//! What the controller remembers: the records of its store.
+//! The records of the controller's store.
 
 mod hourly;
 mod peering;
@@ -20,11 +20,11 @@ use std::{
     net::IpAddr,
 };
 
-/// Who manages a record. Pruning removes what the same inventory made, and nothing of anybody else.
+/// The manager of a record. Pruning removes only what the same inventory created.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Manager {
-    /// It was made by a release that did not say.
+    /// Created by a release that did not record it.
     #[default]
     Unknown,
     /// The account that it belongs to.
@@ -36,7 +36,7 @@ pub enum Manager {
 }
 
 impl Manager {
-    /// Whose it is that somebody makes now.
+    /// The manager of what this actor creates.
     pub(super) fn of(actor: &Actor) -> Self {
         match actor {
             Actor::Account(_) => Manager::Account,
@@ -64,64 +64,64 @@ pub struct Region {
 pub struct Host {
     /// Its id.
     pub id: HostId,
-    /// The region it stands in.
+    /// Its region.
     pub region: RegionId,
     /// Its VTEP address.
     pub underlay: IpAddr,
     /// The base URL of its agent.
     pub agent: String,
-    /// The number of the commit that last changed what the host must have.
+    /// The number of the commit that last changed the host's configuration.
     pub config_number: u64,
     /// Whether it was removed from the inventory. It is forgotten once its agent has confirmed that nothing is left.
     #[serde(default)]
     pub retiring: bool,
-    /// Whether it is being worked on: peerings then become active without waiting for it.
+    /// Whether the inventory says that it is in maintenance: peerings then become active without waiting for it.
     #[serde(default)]
     pub maintenance: bool,
-    /// Whether an operator has drained it: it gets no new ports, and counts as being worked on.
+    /// Whether it is drained: it gets no new ports, and counts as in maintenance.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drained: bool,
-    /// When it is going to be worked on, or is. Release 0.2.0 knows of no windows, and keeps it.
+    /// Its maintenance window, now or later. Release 0.2.0 does not know windows, and keeps it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<Window>,
-    /// Whether nothing is pushed to it until an operator says otherwise. It is asked how it stands all the same.
+    /// Whether pushes to it are paused. It is still polled.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
-    /// Whether it was removed without waiting for its agent: nothing waits for it. The record stays so that its kernel is cleaned,
-    /// and it is seen, should its agent answer again. Such a host is `retiring`, too.
+    /// Whether it was removed as dead: nothing waits for it. The record stays so that its kernel is cleaned up,
+    /// visibly, should its agent answer again. Such a host is `retiring`, too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dead: bool,
-    /// Its part in a change that reaches some hosts before the others. Release 0.2.0 does not know of that, and tells all hosts at
-    /// once.
+    /// Its part in a rollout. Release 0.2.0 does not know rollouts, and configures all hosts
+    /// immediately.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pacing: Option<Pacing>,
     /// Who manages it.
     #[serde(default, skip_serializing_if = "Manager::is_unknown")]
     pub managed_by: Manager,
-    /// The MTU of the underlay at its end in bytes, as its agent last said.
+    /// The MTU of the underlay at its end in bytes, as its agent last reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub underlay_mtu: Option<u32>,
 }
 
-/// A change that has reached some hosts, and not yet the others.
+/// A rollout: a change that some hosts have, and the others do not have yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollout {
     /// The number of the commit that began it.
     pub number: u64,
     /// When that was, in milliseconds since 1970-01-01 UTC.
     pub begun_ms: u64,
-    /// The commit with which operators last gave something to hosts that wait.
+    /// The commit with which operators last added something for hosts that wait.
     #[serde(default)]
     pub revision: Revision,
-    /// Whether it goes on only when an operator says so.
+    /// Whether it is stopped until an operator continues it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stopped: bool,
-    /// Whether a document has taken back what hosts waited for, so that it is about to end.
+    /// Whether a document has reverted what hosts waited for, so that it is about to end.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub withdrawn: bool,
 }
 
-/// A time in which a host is worked on. It begins and ends by itself.
+/// A maintenance window of a host. It begins and ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Window {
     /// When it begins, in milliseconds since 1970-01-01 UTC.
@@ -131,45 +131,45 @@ pub struct Window {
     /// Whether it has begun.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub begun: bool,
-    /// Whether it was given by its length, beginning when it was asked for: then it lasts so long, whatever becomes of the clock.
+    /// Whether it was given by its length, beginning immediately: then it lasts that long, whatever happens to the clock.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub by_length: bool,
 }
 
 impl Window {
-    /// When something is to be done about it, in milliseconds since 1970-01-01 UTC.
+    /// Its next deadline, in milliseconds since 1970-01-01 UTC.
     pub fn due_ms(&self) -> u64 {
         if self.begun { self.until_ms } else { self.from_ms }
     }
 }
 
-/// What a host is to a change that reaches some hosts before the others.
+/// The part of a host in a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Pacing {
-    /// One of the first.
+    /// It is a canary.
     Canary,
-    /// One that waits for them.
+    /// It waits for the canaries.
     Held {
         /// The number of the configuration that it has.
         has: u64,
-        /// The number of the one that it waits for. Where its record has another, a release that knows of no rollouts has planned it since, and it
-        /// waits no more.
+        /// The number of the one that it waits for. If its record has another, a release without rollouts has planned it since, and it
+        /// does not wait any more.
         plan: u64,
-        /// What the one that it has says, as a digest.
+        /// The digest of the one that it has.
         #[serde(default)]
         digest: u64,
     },
 }
 
 impl Host {
-    /// Whether it is being worked on, by its inventory, because it was drained, or in a window: nothing that begins waits for it.
+    /// Whether it is in maintenance, by its inventory, a drain, or a window: changes do not wait for it.
     pub fn in_maintenance(&self) -> bool {
         self.maintenance || self.drained || self.window.is_some_and(|window| window.begun)
     }
 
-    /// The number of the configuration that it has, and goes on to have while others get theirs first, and its digest; none where it does
-    /// not wait.
+    /// The number and digest of the configuration that it has while it is held back; none if it
+    /// is not.
     pub fn held_with(&self) -> Option<(u64, u64)> {
         match self.pacing {
             Some(Pacing::Held { has, plan, digest }) if plan == self.config_number => Some((has, digest)),
@@ -177,7 +177,7 @@ impl Host {
         }
     }
 
-    /// Whether it does not get yet what it must have, because others get theirs first.
+    /// Whether it is held back in a rollout.
     pub fn is_held_back(&self) -> bool {
         self.held_with().is_some()
     }
@@ -196,9 +196,9 @@ pub struct Vpc {
     pub region: RegionId,
     /// Its address space.
     pub cidrs: Vec<IpNet>,
-    /// Under which its ports on different hosts reach each other.
+    /// The VNI for traffic between its ports on different hosts.
     pub vni: Vni,
-    /// What its owner says about it.
+    /// Its owner's description.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
     /// When it was created, in milliseconds since 1970-01-01 UTC.
@@ -207,7 +207,7 @@ pub struct Vpc {
     /// Who manages it.
     #[serde(default, skip_serializing_if = "Manager::is_unknown")]
     pub managed_by: Manager,
-    /// Whether its account has to end the protection before it can delete it.
+    /// Deletion protection: its account must end it before it can delete the VPC.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub protected: bool,
 }
@@ -243,18 +243,18 @@ pub struct Port {
     pub managed_by: Manager,
 }
 
-/// A secret key as it is kept: sealed (see [`vault`](crate::access::vault)). A version before this one kept it in clear.
+/// A secret key in stored form: sealed (see [`vault`](crate::access::vault)). An earlier version stored it in clear.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SealedKey(String);
 
 impl SealedKey {
-    /// As it is kept.
+    /// From the stored form.
     pub fn new(text: String) -> Self {
         Self(text)
     }
 
-    /// As it is kept.
+    /// The stored form.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -266,7 +266,7 @@ impl std::fmt::Debug for SealedKey {
     }
 }
 
-/// An account. One that is mentioned by VPCs alone has no record: it is as [`Account::new`] makes it.
+/// An account. One that is only mentioned by VPCs has no record: it is as [`Account::new`] makes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
     /// Its id.
@@ -275,30 +275,30 @@ pub struct Account {
     pub keys: BTreeMap<String, SealedKey>,
     /// The SHA-256 of its bearer tokens in hexadecimal, by the tokens' ids.
     pub tokens: BTreeMap<String, String>,
-    /// How it stands with the billing system.
+    /// Its charge status.
     pub charge: Charge,
-    /// How many peerings it may have in a region, where that is not the default.
+    /// Its quotas of peerings by region, if not the default.
     pub quotas: BTreeMap<RegionId, u32>,
-    /// The accounts from which it wants no requests.
+    /// The accounts that it blocks.
     pub blocked: BTreeSet<AccountId>,
-    /// How many of other things it may have in a region, where that is not the default.
+    /// Its other quotas by region and type, if not the default.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub limits: BTreeMap<Kind, BTreeMap<RegionId, u32>>,
-    /// The same for [`Kind::BandwidthChange`]. Release 0.2.0 does not know that word, and would refuse the record with it.
+    /// The same for [`Kind::BandwidthChange`]. Release 0.2.0 does not know that kind, and would refuse a record with it in `limits`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub bandwidth_changes: BTreeMap<RegionId, u32>,
-    /// VPCs (by id) and secondary CIDRs (by VPC and CIDR, see [`cidr_key`](super::vpc::cidr_key)) that it had: to delete one again
+    /// VPCs (by id) and secondary CIDRs (by VPC and CIDR, see [`cidr_key`](super::vpc::cidr_key)) that it had: deleting one again
     /// is no error.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub deleted: BTreeMap<String, Deleted>,
 }
 
-/// Something that was deleted.
+/// A deleted object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deleted {
     /// The region it was in.
     pub region: RegionId,
-    /// When that it was there is forgotten, in milliseconds since 1970-01-01 UTC.
+    /// When this is forgotten, in milliseconds since 1970-01-01 UTC.
     pub forget_ms: u64,
 }
 
@@ -319,7 +319,7 @@ impl Account {
     }
 }
 
-/// How an account stands with the billing system (`chargeStatus`, rule B5).
+/// The charge status of an account (`chargeStatus`, rule B5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Charge {
@@ -327,11 +327,11 @@ pub enum Charge {
     Normal,
     /// Something is owed; everything keeps running.
     Overdue,
-    /// 欠费停服: what it pays for is suspended.
+    /// 欠费停服: the peerings that it pays for are suspended.
     Arrear {
         /// Since when, in milliseconds since 1970-01-01 UTC.
         since_ms: u64,
-        /// When what is suspended will be deleted, in milliseconds since 1970-01-01 UTC; none once that was done.
+        /// When these are deleted, in milliseconds since 1970-01-01 UTC; none once that was done.
         delete_ms: Option<u64>,
     },
 }
@@ -346,7 +346,7 @@ impl Charge {
         }
     }
 
-    /// When what is suspended will be deleted, in milliseconds since 1970-01-01 UTC.
+    /// When suspended peerings are deleted, in milliseconds since 1970-01-01 UTC.
     pub fn delete_ms(self) -> Option<u64> {
         match self {
             Charge::Arrear { delete_ms, .. } => delete_ms,
@@ -354,7 +354,7 @@ impl Charge {
         }
     }
 
-    /// The same after what was suspended has been deleted.
+    /// The same after suspended peerings have been deleted.
     #[must_use]
     pub fn without_deadline(self) -> Self {
         match self {
@@ -363,37 +363,37 @@ impl Charge {
         }
     }
 
-    /// Whether what the account pays for is suspended.
+    /// Whether the peerings that the account pays for are suspended.
     pub fn in_arrear(self) -> bool {
         matches!(self, Charge::Arrear { .. })
     }
 }
 
-/// Where events are sent to.
+/// A webhook.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Webhook {
     /// Its id.
     pub id: String,
-    /// The account, and the region in which it is told what happens; none for operators, who are told everything.
+    /// The account, and the region whose events are sent; none for operators, who get all events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<(AccountId, RegionId)>,
-    /// Where to.
+    /// Its URL.
     pub url: String,
-    /// Which types of events; all where there are none.
+    /// The types of events to send; empty for all.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub types: BTreeSet<String>,
-    /// What requests are signed with, as it is kept.
+    /// The secret that requests are signed with, sealed.
     pub secret: SealedKey,
-    /// Behind which place between events it begins.
+    /// The position between events at which it begins.
     pub after: String,
-    /// Whether anything is sent.
+    /// Whether events are sent.
     pub enabled: bool,
     /// When it was created, in milliseconds since 1970-01-01 UTC.
     pub created_ms: u64,
 }
 
 impl Webhook {
-    /// For whom and for what its secret is sealed. No access key is called so.
+    /// The account and access key that its secret is sealed for. No real access key has this name.
     pub fn seal(owner: Option<&AccountId>, id: &str) -> (AccountId, String) {
         let account = owner.cloned().unwrap_or_else(|| "operators".parse().expect("a legal id"));
         (account, format!("webhook/{id}"))
@@ -405,18 +405,18 @@ impl Webhook {
     }
 }
 
-/// What a client token (`clientToken`) was used for, so that the same request does nothing twice.
+/// The use of a client token (`clientToken`), so that a repeated request has no further effect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenUse {
-    /// What was asked: a request with the same token must ask the same.
+    /// The command: a request with the same token must have the same.
     pub request: String,
-    /// What it led to.
+    /// Its result.
     pub result: Made,
     /// When it is forgotten, in milliseconds since 1970-01-01 UTC.
     pub forget_ms: u64,
 }
 
-/// What a command made or was about.
+/// The object that a command created or changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Made {
@@ -429,7 +429,7 @@ pub enum Made {
 /// What identifies the use of a client token.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TokenKey {
-    /// Whose it is.
+    /// The account.
     pub account: AccountId,
     /// The token, 1 to 36 characters.
     pub token: String,

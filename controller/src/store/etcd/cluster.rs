@@ -1,4 +1,4 @@
-//! A way to etcd, and who leads.
+//! Access to etcd, and the leader.
 
 use super::{
     Leader, WITHIN,
@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-/// A way to etcd, and what is known of who leads.
+/// Access to etcd, and what is known of the leader.
 pub struct Cluster {
     pub(super) client: Arc<Client>,
     pub(super) settings: EtcdSettings,
@@ -21,7 +21,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Nothing is asked of etcd yet.
+    /// Creates it, without contacting etcd.
     pub fn new(settings: &EtcdSettings) -> Result<Self, StoreError> {
         let place = PathBuf::from(format!("{} in etcd at {}", settings.prefix, settings.endpoints.join(", ")));
         let unusable = |source| StoreError::Etcd { path: place.clone(), what: "begin", source: Box::new(source) };
@@ -37,7 +37,7 @@ impl Cluster {
         &self.settings.backups
     }
 
-    /// How long a leader that is gone is still held for one.
+    /// How long a leader that is gone still counts as one.
     pub(in crate::store) fn patience(&self) -> Duration {
         Duration::from_secs(self.settings.lease_s + 2)
     }
@@ -51,7 +51,7 @@ impl Cluster {
         move |source| StoreError::Etcd { path, what, source: Box::new(source) }
     }
 
-    /// Who leads now.
+    /// The current leader.
     pub fn leader(&self) -> Result<Option<Leader>, StoreError> {
         Ok(self.leader_and_lease()?.map(|(leader, _)| leader))
     }
@@ -68,8 +68,8 @@ impl Cluster {
         Ok(Some((leader, row.lease)))
     }
 
-    /// Ends the lease of a leader whose process is gone, if it is still the one that leads ([`Leader::id`]). Should it be there all
-    /// the same, it finds out with its next write, or when it renews the lease.
+    /// Revokes the lease of a leader whose process is gone, if it still leads ([`Leader::id`]). Should it still run,
+    /// it finds out with its next write, or when it renews the lease.
     pub fn depose(&self, id: &str) -> Result<(), StoreError> {
         match self.leader_and_lease()? {
             Some((leader, lease)) if leader.id == id && lease != 0 => {
@@ -79,13 +79,13 @@ impl Cluster {
         }
     }
 
-    /// The revision of the last write of whoever leads.
+    /// The revision of the leader's last write.
     pub(in crate::store) fn last_written(&self) -> Result<u64, StoreError> {
         let last = self.client.ranges(&[Range::key(&self.key("last"))], WITHIN).map_err(self.failed("read it"))?;
         Ok(last.ranges().next().and_then(|found| found.kvs.first().map(|row| row.mod_revision)).unwrap_or_default())
     }
 
-    /// Leads if nobody does. `url` is where the others find it.
+    /// Becomes leader if there is none. `url` is where the others find it.
     pub(super) fn claim(&self, url: Option<&str>) -> Result<Option<Lease>, StoreError> {
         let leader = Leader { id: format!("{:016x}", fastrand::u64(..)), url: url.map(str::to_owned) };
         let key = self.key("leader");

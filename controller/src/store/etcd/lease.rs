@@ -1,7 +1,7 @@
-//! Who leads: whoever has put the key `leader`, as long as etcd keeps it.
+//! Leadership: the leader is the process that created the key `leader`, as long as etcd keeps it.
 //!
-//! etcd forgets the key when its lease was not renewed for a while. A leader counts that time from before it asked for the
-//! renewal, on a clock that goes on while the machine or the process sleeps, and leaves off some time before etcd does.
+//! etcd deletes the key when its lease was not renewed for a while. A leader counts that time from before it requested the
+//! renewal, on a clock that continues while the machine or the process sleeps, and stops some time before etcd does.
 
 use super::client::Client;
 pub(super) use crate::clock::boot_ms;
@@ -14,49 +14,49 @@ use std::{
     time::Duration,
 };
 
-/// For how long etcd is asked once about a lease of so many seconds: there must be time for more than one attempt, and a store that is
-/// slow has more of it where the lease is longer.
+/// The timeout of one request to etcd about a lease of this many seconds: there must be time for more than one attempt, and a slow
+/// store gets more of it with a longer lease.
 fn attempt(seconds: u64) -> Duration {
     Duration::from_millis(seconds * 1000 * 7 / 30)
 }
 
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What the key of the leader says.
+/// The content of the leader's key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leader {
-    /// A name of this one time of leading.
+    /// Identifies this term of leadership.
     pub id: String,
-    /// Where it serves; none where it does not, as when the store is moved.
+    /// Its URL; none if it does not serve, as during a move of the store.
     pub url: Option<String>,
 }
 
-/// The lease by which this process leads. When it is dropped, another may.
+/// The lease by which this process leads. When it is dropped, another process can.
 pub(super) struct Lease {
     renewal: Arc<Renewal>,
     renewing: Option<JoinHandle<()>>,
 }
 
-/// What keeps a lease.
+/// Renews a lease.
 struct Renewal {
     client: Arc<Client>,
     lease: u64,
-    /// For how long etcd is asked once.
+    /// The timeout of one request to etcd.
     attempt: Duration,
-    /// The revision in which the key was put.
+    /// The revision in which the key was created.
     created: u64,
     state: Arc<LeaseState>,
     stop: (Mutex<bool>, Condvar),
 }
 
-/// How long after having asked for a lease it may be relied on, in milliseconds.
+/// How long after requesting a lease it can be relied on, in milliseconds.
 fn reliable_ms(seconds: u64) -> u64 {
-    // An eighth for clocks that go at different speeds, and for what is on its way when it was checked.
+    // Less an eighth, for clocks of different speeds, and for what was in flight when it was checked.
     seconds * 1000 * 7 / 8
 }
 
 impl Lease {
-    /// Puts the key if it is not there. None when it is.
+    /// Creates the key if it does not exist. None if it does.
     pub(super) fn claim(
         client: &Arc<Client>,
         key: &str,
@@ -71,7 +71,7 @@ impl Lease {
             match client.claim(key, &value, lease, attempt) {
                 Ok(done) if done.succeeded => break Some(done.header.revision),
                 Ok(done) => {
-                    // It may be ours from an attempt that was not answered.
+                    // It may be ours, from an attempt whose response was lost.
                     let there = done.ranges().next().and_then(|found| found.kvs.into_iter().next());
                     break there.filter(|it| it.value == value).map(|it| it.create_revision);
                 }
@@ -80,7 +80,7 @@ impl Lease {
             }
         };
         let Some(created) = created else {
-            // It would end by itself.
+            // It would expire anyway.
             let _ = client.revoke(lease, attempt);
             return Ok(None);
         };
@@ -98,12 +98,12 @@ impl Lease {
         Ok(Some(Self { renewal, renewing: Some(renewing) }))
     }
 
-    /// The revision in which the key was put: what every write compares.
+    /// The revision in which the key was created: every write compares it.
     pub(super) fn created(&self) -> u64 {
         self.renewal.created
     }
 
-    /// Whether it is certain that nobody else leads.
+    /// Whether it is certain that no other process leads.
     pub(super) fn holds(&self) -> bool {
         self.renewal.state.holds()
     }
@@ -113,17 +113,17 @@ impl Lease {
         self.renewal.end();
     }
 
-    /// How it stands from now on.
+    /// The state of the lease, for others to check.
     pub(super) fn state(&self) -> Arc<LeaseState> {
         Arc::clone(&self.renewal.state)
     }
 }
 
 impl Lease {
-    /// Gives up, and lets others lead at once.
+    /// Gives up, and lets others lead immediately.
     pub(super) fn leave(&self) {
         self.renewal.end();
-        // Otherwise they wait until the lease ends by itself.
+        // Otherwise they wait until the lease expires.
         let _ = self.renewal.client.revoke(self.renewal.lease, self.renewal.attempt);
     }
 }
@@ -132,7 +132,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.leave();
         if let Some(renewing) = self.renewing.take() {
-            // It ends with its present question, whatever that leads to.
+            // The thread ends after its current request, whatever the result.
             let _ = renewing.join();
         }
     }
@@ -145,7 +145,7 @@ impl Renewal {
         self.stop.1.notify_all();
     }
 
-    /// Renews the lease three times in its length, until it cannot.
+    /// Renews the lease three times per its length, until that fails for too long.
     fn renew(&self, seconds: u64) {
         let every = Duration::from_millis(seconds * 1000 / 3);
         let mut pause = every;
@@ -183,11 +183,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_leader_leaves_off_before_etcd_does_and_can_miss_two_renewals() {
+    fn a_leader_stops_before_etcd_does_and_survives_two_missed_renewals() {
         for seconds in 2..=60 {
             assert!(reliable_ms(seconds) < seconds * 1000);
             assert!(reliable_ms(seconds) > 2 * seconds * 1000 / 3);
-            // From the first renewal on there is time for two questions that nobody answers.
+            // From the first renewal on there is time for two unanswered requests.
             let asked = Duration::from_millis(seconds * 1000 / 3) + 2 * attempt(seconds) + PAUSE;
             assert!(asked < Duration::from_millis(reliable_ms(seconds)), "{seconds}");
         }

@@ -1,15 +1,15 @@
 //! The store in etcd, for several controllers, one of which leads.
 //!
-//! | key below the prefix | what it holds |
+//! | key below the prefix | content |
 //! |---|---|
-//! | `leader` | who leads ([`lease`]) |
-//! | `last` | the name of the last write; every write compares its revision, so that none is done twice or late |
+//! | `leader` | the leader ([`lease`]) |
+//! | `last` | the id of the last write; every write compares its revision, so that none takes effect twice or late |
 //! | `records/KIND/ID` | records |
-//! | `audit/NUMBER`, `audit_by/KEY/NUMBER` | the audit trail, and where what is looked for stands in it |
-//! | `periods/PAYER/END/PEERING/BEGINNING`, `traffic/PEERING/VNI` | what is to be charged, what was counted |
-//! | `notes/NAME` | what the leader notes for the next one: of use, and missed by nobody |
+//! | `audit/NUMBER`, `audit_by/KEY/NUMBER` | the audit trail, and its index |
+//! | `periods/PAYER/END/PEERING/BEGINNING`, `traffic/PEERING/VNI` | charged periods, counters |
+//! | `notes/NAME` | notes of the leader for the next one: useful, but not essential |
 //! | `staged/PART`, `pending` | a commit that is too large for one transaction ([`staged`]) |
-//! | `filling` | there while the store is filled from another; what is in it then is of no use |
+//! | `filling` | exists while the store is filled from another; it cannot be used then |
 
 mod client;
 mod cluster;
@@ -42,16 +42,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long one read or write may take before it is repeated, or another member is asked.
+/// The timeout of one read or write, after which it is repeated, or another member is asked.
 const WITHIN: Duration = Duration::from_secs(2);
-/// How long it may take for a page of many rows.
+/// The timeout for a page of many rows.
 const PAGE_WITHIN: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(50);
 /// How often followers check whether there is a leader.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Operations of one transaction: etcd takes 128 (`--max-txn-ops`), and the name of the write is one of them.
+/// Operations of one transaction: etcd accepts 128 (`--max-txn-ops`), one of which is the id of the write.
 const MAX_OPERATIONS: usize = 127;
-/// Bytes of one transaction: etcd takes 1.5 MiB (`--max-request-bytes`), with what is around them.
+/// Bytes of one transaction: etcd accepts 1.5 MiB (`--max-request-bytes`), including the encoding.
 const MAX_BYTES: usize = 1 << 20;
 /// For how long a measurement of etcd's free space is used.
 const SPACE_KNOWN: Duration = Duration::from_secs(5);
@@ -96,11 +96,11 @@ impl Etcd {
         }
     }
 
-    /// Takes the lead, or returns none where another controller leads. `wait`: for how long to wait for it to leave.
+    /// Becomes leader, or returns none if another controller leads. `wait`: how long to wait for it to leave.
     pub(super) fn lead(cluster: &Arc<Cluster>, url: Option<&str>, wait: Duration) -> Result<Option<Self>, StoreError> {
         let until_ms = boot_ms().saturating_add(wait.as_millis().try_into().unwrap_or(u64::MAX));
         let leading = loop {
-            // A claim is a write for all members, and a read is none.
+            // A claim is a write for all members, while a read is not.
             if cluster.leader()?.is_none()
                 && let Some(leading) = cluster.claim(url)?
             {
@@ -118,20 +118,20 @@ impl Etcd {
         Ok(Some(store))
     }
 
-    /// By what right this process leads.
+    /// This process's leadership.
     pub(super) fn leadership(&self) -> Leadership {
         self.leading.as_ref().map_or(Leadership::None, |lease| Leadership::Leased(lease.state()))
     }
 
-    /// Leads no more.
+    /// Gives up leadership.
     fn end(&self) {
         if let Some(leading) = &self.leading {
             leading.end();
         }
     }
 
-    /// Finds where the previous leader stopped, and completes what it had begun. `strictly`: it is an error, too, where the record that tells
-    /// it is damaged; otherwise a copy may take the place of what is there.
+    /// Finds where the previous leader stopped, and completes what it had begun. With `strictly`, a damaged record about it is an error;
+    /// otherwise a backup can replace what is there.
     fn take_over(&self, strictly: bool) -> Result<(), StoreError> {
         let mut writer = self.writer();
         let one = |rest: &str| Range::key(&self.cluster.key(rest));
@@ -156,7 +156,7 @@ impl Etcd {
         let staged = next();
         match (pending, staged) {
             (Some(pending), _) => self.roll_forward(&mut writer, &pending.value),
-            // Nobody was told of its success.
+            // Its success was never reported.
             (None, Some(_)) => self.write(&mut writer, "clear what was staged", &[self.delete_all("staged/")]),
             (None, None) => Ok(()),
         }
@@ -171,7 +171,7 @@ impl Etcd {
     }
 
     fn writer(&self) -> MutexGuard<'_, Writer> {
-        // What it says is changed after the write that it tells of.
+        // Its content is changed after the write that it describes.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -196,11 +196,11 @@ impl Etcd {
         StoreError::Deposed { path: self.cluster.place.clone() }
     }
 
-    /// One transaction, done exactly once, if this process leads. When its outcome is not known, or etcd refuses it, the
-    /// process leads no more: the next leader reads what was stored.
+    /// Executes one transaction exactly once, if this process leads. If its outcome is unknown, or etcd refuses it, the
+    /// process gives up leadership: the next leader reads what was stored.
     ///
-    /// "No space" does not say whether it was done: etcd answers so before it examines a transaction that would not fit, and
-    /// also after the one that it has applied and that filled it (`quotaApplierV3.Txn`).
+    /// "No space" does not tell whether it was executed: etcd answers that before it examines a transaction that would not fit, and
+    /// also after it has applied the one that filled it (`quotaApplierV3.Txn`).
     fn write(&self, writer: &mut Writer, what: &'static str, operations: &[Operation]) -> Result<(), StoreError> {
         let leading = self.leading.as_ref().filter(|it| it.holds()).ok_or_else(|| self.deposed())?;
         let (leader, last) = (self.cluster.key("leader"), self.cluster.key("last"));
@@ -218,7 +218,7 @@ impl Etcd {
                 Ok(done) => {
                     let (leads, last) = leader_and_last(done, leading);
                     if leads && last.value == name.as_bytes() {
-                        // It was done, and the answer was lost.
+                        // It was executed, and the response was lost.
                         writer.last = last.mod_revision;
                         return Ok(());
                     }
@@ -238,7 +238,7 @@ impl Etcd {
                         return Ok(());
                     }
                     if leads && last.mod_revision == writer.last {
-                        // It was not done, and what is there can be read: this process leads on until there is room.
+                        // It was not executed, and the content can be read: this process continues to lead until there is space.
                         self.refused.store(true, Ordering::Relaxed);
                         return Err(self.cluster.failed(what)(error));
                     }
@@ -251,7 +251,7 @@ impl Etcd {
         Err(failure)
     }
 
-    /// Several transactions in sequence; readers may see some of them before all are done.
+    /// Executes several transactions in sequence; readers may see some of them before all are done.
     fn write_in_parts(
         &self,
         writer: &mut Writer,
@@ -300,7 +300,7 @@ impl Etcd {
         operations
     }
 
-    /// Values that are too large for any transaction are found before anything is written.
+    /// Finds values that are too large for any transaction, before anything is written.
     fn check(&self, operations: &[Operation]) -> Result<(), StoreError> {
         for operation in operations {
             if let Operation::Put(key, value) = operation
@@ -314,7 +314,7 @@ impl Etcd {
     }
 }
 
-/// Whether this process leads, and the last write (an empty row where there was none), from an answer about the keys `leader` and
+/// Whether this process leads, and the last write (an empty row if there was none), from a response about the keys `leader` and
 /// `last`.
 fn leader_and_last(answer: Done, leading: &Lease) -> (bool, KeyValue) {
     let mut rows = answer.ranges().map(|found| found.kvs.into_iter().next().unwrap_or_default());
@@ -326,7 +326,7 @@ fn period_key((payer, to_ms, peering, from_ms): &PeriodKey) -> String {
     format!("periods/{payer}/{to_ms:016x}/{peering}/{from_ms:016x}")
 }
 
-/// Groups of as many operations as one transaction takes.
+/// Groups of as many operations as one transaction accepts.
 fn parts(mut operations: &[Operation], most: usize) -> impl Iterator<Item = &[Operation]> {
     std::iter::from_fn(move || {
         let mut bytes = 0;
@@ -335,7 +335,7 @@ fn parts(mut operations: &[Operation], most: usize) -> impl Iterator<Item = &[Op
             bytes <= MAX_BYTES
         };
         let fitting = operations.iter().take(most).take_while(fits).count();
-        // One that is larger than that has a transaction of its own.
+        // A larger one has a transaction of its own.
         let (part, rest) = operations.split_at(fitting.max(1).min(operations.len()));
         operations = rest;
         (!part.is_empty()).then_some(part)
@@ -357,13 +357,13 @@ impl Backend for Etcd {
         if parts(&operations, MAX_OPERATIONS).nth(1).is_none() {
             self.write(&mut writer, "commit to it", &operations)?;
         } else if let Err(error) = self.commit_staged(&mut writer, &operations) {
-            // Parts of it may be there: whoever leads next ends it, or clears it.
+            // Parts of it may be there: the next leader completes or clears it.
             self.end();
             return Err(error);
         }
         writer.number = number;
         writer.entry += batch.entries.len() as u64;
-        // An answer after the lease has ended may contradict the next leader.
+        // A success after the lease has expired may contradict the next leader.
         if self.leadership().holds() { Ok(()) } else { Err(self.deposed()) }
     }
 
@@ -383,7 +383,7 @@ impl Backend for Etcd {
     fn remove_entries(&self, entries: &[(u64, Vec<String>)]) -> Result<(), StoreError> {
         let mut writer = self.writer();
         let mut operations = Vec::new();
-        // The newest keeps its place, so that numbers are not used again.
+        // The newest stays, so that numbers are not reused.
         for (number, keys) in entries.iter().filter(|(number, _)| *number != writer.entry) {
             operations.push(self.delete(&format!("audit/{number:016x}")));
             operations.extend(keys.iter().map(|key| self.delete(&format!("audit_by/{key}/{number:016x}"))));
@@ -435,7 +435,7 @@ impl Backend for Etcd {
             operations.push(self.delete_all(rest));
         }
         operations.push(self.delete("pending"));
-        // A store that was moved away is in use again.
+        // A store that was moved away is used again.
         operations.push(self.delete("notes/moved"));
         operations.push(self.delete("notes/arrived"));
         self.write(&mut writer, "clear it", &operations)?;
@@ -506,7 +506,7 @@ impl Backend for Etcd {
     }
 
     fn hold_reserve(&self, _reserve: u64) -> bool {
-        // It is a part of etcd's own quota, which nobody else fills.
+        // It is a part of etcd's own quota, which nobody else uses.
         true
     }
 
@@ -515,7 +515,7 @@ impl Backend for Etcd {
     }
 
     fn leave(&self) {
-        // Not in the middle of a write.
+        // Not during a write.
         let _writer = self.writer();
         if let Some(leading) = &self.leading {
             leading.leave();

@@ -1,4 +1,4 @@
-//! Reading: page by page, all of it as it was at one moment.
+//! Reading in pages, as of one moment.
 
 use super::{Etcd, Lookup, Operation, PAGE_WITHIN, Page, PeriodKey, Range, SideRow, client::KeyValue};
 use crate::store::{StoreError, raw::SideId};
@@ -9,20 +9,20 @@ use std::{
 
 /// Rows of one page. They are small: a page is some megabytes at most.
 const PAGE: usize = 4000;
-/// How often a load begins again because what it was reading was compacted.
+/// How many times a load starts over because what it was reading was compacted.
 const ATTEMPTS: usize = 5;
-/// How many single keys are read at once: fewer than a transaction's operations.
+/// How many single keys are read at a time: fewer than a transaction's operations.
 const AT_ONCE: usize = 100;
 
-/// One moment.
+/// A revision, with what is not in place yet.
 pub(super) struct Moment {
     revision: u64,
-    /// What a large commit is about to change: it holds already. By key; none where the key goes.
+    /// The changes of a large commit that is valid but not in place yet. By key; none for deleted keys.
     coming: BTreeMap<String, Option<Vec<u8>>>,
 }
 
 impl Moment {
-    /// Whatever is in place then.
+    /// A revision as it is in etcd.
     pub(super) fn at(revision: u64) -> Self {
         Self { revision, coming: BTreeMap::new() }
     }
@@ -57,7 +57,7 @@ impl Etcd {
         Ok(Moment { revision, coming })
     }
 
-    /// Pages of what is below a key; keys come without what they all begin with.
+    /// Pages of the rows below a key; the common prefix is removed from their keys.
     pub(super) fn pages(
         &self,
         moment: &Moment,
@@ -115,7 +115,7 @@ impl Etcd {
         Ok(self.all("records/")?.into_iter().map(|row| (row.key, row.value)).collect())
     }
 
-    /// Page by page, each as it is by then: rows are never changed, and new ones come behind all others.
+    /// In pages, each as of its own moment: rows are never changed, and new ones come after all others.
     pub(super) fn read_periods(
         &self,
         payer: &str,
@@ -128,7 +128,7 @@ impl Etcd {
         let what = "read what is to be charged";
         loop {
             let found = {
-                // A large commit waits for one page and not for all.
+                // A large commit waits for one page rather than for all.
                 let _settled = self.settled();
                 self.cluster.client.range(&range, PAGE_WITHIN).map_err(self.cluster.failed(what))?
             };
@@ -207,7 +207,7 @@ impl Etcd {
         found.kvs.into_iter().map(|row| Ok((self.tail_number(&row.key)?, row.value))).collect()
     }
 
-    /// The entries of the audit trail that were found by what they are looked for by.
+    /// The entries of the audit trail that rows of the index refer to.
     fn entries_of(&self, found: &[KeyValue]) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
         let failed = || self.cluster.failed("read the audit trail");
         let mut rows = Vec::with_capacity(found.len());
@@ -222,7 +222,7 @@ impl Etcd {
         Ok(rows)
     }
 
-    /// Everything as it is at one moment.
+    /// Everything as of one moment.
     pub(super) fn read_all(&self, take: &mut dyn FnMut(Page) -> Result<(), StoreError>) -> Result<(), StoreError> {
         let moment = {
             let _settled = self.settled();

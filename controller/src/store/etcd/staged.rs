@@ -1,6 +1,6 @@
-//! Commits that are too large for one transaction. Their parts are staged first, where nobody looks; one fenced transaction
+//! Commits that are too large for one transaction. Their parts are staged first, where no reader looks; one fenced transaction
 //! makes them valid together with the commit's number; then they are brought into place. From the second step on the commit
-//! holds, whoever does the third.
+//! is effective, whichever leader does the third.
 
 use super::{Etcd, MAX_BYTES, Operation, PAGE_WITHIN, Range, Writer};
 use crate::store::StoreError;
@@ -8,14 +8,14 @@ use cps_peering_config::format;
 use serde::{Deserialize, Serialize};
 use std::sync::PoisonError;
 
-/// What the key `pending` says.
+/// The content of the key `pending`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Pending {
-    /// How many parts there are.
+    /// The number of parts.
     parts: usize,
 }
 
-/// Operations one after the other: the key's length and the key, then 0, or 1 with the value's length and the value.
+/// Encodes operations in sequence: the key's length and the key, then 0, or 1 with the value's length and the value.
 fn encode(operations: &[Operation]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut add = |part: &[u8]| {
@@ -35,7 +35,7 @@ fn encode(operations: &[Operation]) -> Vec<u8> {
     bytes
 }
 
-/// None where the bytes are not what [`encode`] makes.
+/// None if the bytes are not the output of [`encode`].
 fn decode(mut bytes: &[u8]) -> Option<Vec<Operation>> {
     fn take<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
         let (length, rest) = bytes.split_first_chunk::<4>()?;
@@ -60,7 +60,7 @@ fn decode(mut bytes: &[u8]) -> Option<Vec<Operation>> {
 impl Etcd {
     pub(super) fn commit_staged(&self, writer: &mut Writer, operations: &[Operation]) -> Result<(), StoreError> {
         let pending = self.stage(writer, operations)?;
-        // From here on nobody looks until all of it is in place.
+        // From here on readers wait until all of it is in place.
         let _whole = self.whole.write().unwrap_or_else(PoisonError::into_inner);
         self.make_valid(writer, operations, &pending)?;
         self.bring_into_place(writer, operations)
@@ -89,7 +89,7 @@ impl Etcd {
         self.write(writer, "make a large commit valid", &valid)
     }
 
-    /// Ends what a leader before has made valid.
+    /// Completes what a previous leader has made valid.
     pub(super) fn roll_forward(&self, writer: &mut Writer, pending: &[u8]) -> Result<(), StoreError> {
         let operations = self.staged(pending, 0)?;
         tracing::info!(operations = operations.len(), "a large commit of the leader before is brought into place");

@@ -1,4 +1,4 @@
-//! With real members of etcd.
+//! Tests with real members of etcd.
 
 use super::{
     super::{Origin, Store},
@@ -81,12 +81,12 @@ fn numbers(store: &Store, account: Option<&str>, before: Option<u64>, limit: usi
     found.into_iter().map(|(number, _)| number).collect()
 }
 
-/// A state but for its epoch and number.
+/// The content of a state, without epoch and number.
 fn content(state: &State) -> usize {
     state.regions().len()
 }
 
-/// The same on both stores, and what can be seen after it.
+/// The same commands on both stores, and their visible results.
 fn story(store: &Store) -> Vec<Vec<u64>> {
     commit(store, &[region("north"), region("south")], &[entry("one", 1), entry("two", 2)]).unwrap();
     commit(store, &[region("east"), Change::Region("south".parse().unwrap(), None)], &[entry("one", 3)]).unwrap();
@@ -127,7 +127,7 @@ fn both_stores_do_the_same() {
     assert_eq!(story(&store), file);
     drop(store);
 
-    // What was written is there for the next one, under a new epoch, and numbers go on.
+    // What was written is there for the next one, under a new epoch, and numbers continue.
     let store = lead(&cluster);
     assert_eq!((content(&store.load().unwrap()), store.meta().unwrap().unwrap().epoch), (2, 2));
     store.append(&[entry("one", 7)]).unwrap();
@@ -142,7 +142,7 @@ fn both_stores_do_the_same() {
 }
 
 #[test]
-fn only_the_leader_of_now_writes() {
+fn only_the_current_leader_writes() {
     let members = Members::start(1);
     let cluster = cluster(&members);
     let first = lead(&cluster);
@@ -151,7 +151,7 @@ fn only_the_leader_of_now_writes() {
     assert_eq!(told.url.as_deref(), Some("http://127.0.0.1:1"));
     assert!(Store::lead(&cluster, "http://x", Duration::ZERO).unwrap().is_none(), "there is a leader");
 
-    // Its lease lives, and its key is another's.
+    // Its lease is alive, but its key is another's.
     let meta = first.meta().unwrap().unwrap();
     members.control(&["del", "/t/leader"]);
     let second = lead(&cluster);
@@ -235,7 +235,7 @@ fn parts_fit_into_transactions() {
 }
 
 #[test]
-fn a_write_whose_answer_is_lost_is_done_once() {
+fn a_write_whose_response_is_lost_is_done_once() {
     let members = Members::start(1);
     let proxy = Proxy::start(members.address(0));
     let mut settings = members.settings("/t/");
@@ -245,11 +245,11 @@ fn a_write_whose_answer_is_lost_is_done_once() {
     for turn in 1..=20 {
         let meta = store.meta().unwrap().unwrap();
         proxy.set(Mode::LoseAnswer);
-        // The renewal of the lease may be what is not answered, now and then.
+        // Now and then it may be the renewal of the lease that is not answered.
         assert_eq!(commit_after(&store, meta, &[region("north")], &[entry("one", turn)]).unwrap(), turn + 1);
         assert_eq!(numbers(&store, None, None, 1), [turn]);
     }
-    // What is not answered until the lease is over is not done by anybody who still leads.
+    // A write that is not answered until the lease has expired is not done by a process that still leads.
     proxy.set(Mode::Cut);
     let meta = Meta { number: 22, ..Meta::default() };
     let error = store.commit(&[Change::Meta(meta)], &[], &[], 21).unwrap_err();
@@ -257,7 +257,7 @@ fn a_write_whose_answer_is_lost_is_done_once() {
     assert!(!store.leadership().holds());
 }
 
-/// etcd says "no space" also behind the write that it has done and that made it full.
+/// etcd answers "no space" also to the write that has filled it, although it was executed.
 #[test]
 fn a_write_that_makes_etcd_full_is_done_once() {
     let members = Members::start(1);
@@ -275,7 +275,7 @@ fn a_write_that_makes_etcd_full_is_done_once() {
 }
 
 #[test]
-fn a_member_less_and_compaction_disturb_nobody() {
+fn a_missing_member_and_compaction_disturb_nobody() {
     let mut members = Members::start(3);
     let cluster = cluster(&members);
     let store = lead(&cluster);
@@ -306,7 +306,7 @@ fn a_member_less_and_compaction_disturb_nobody() {
     });
     for number in 0..3 {
         members.kill(number);
-        // Its leader may be gone with it, for longer than the lease; then somebody leads anew.
+        // Its leader may be gone with it, for longer than the lease; then a new one is elected.
         let meta = cluster_meta(&cluster);
         if commit(&store, &[region("north")], &[]).is_err() {
             assert!(!store.leadership().holds());
@@ -382,7 +382,7 @@ fn a_move_there_and_back_changes_nothing_but_the_epoch() {
     assert_eq!(one.load().unwrap().meta().next_vni, two.load().unwrap().meta().next_vni);
     assert_eq!(numbers(&one, Some("big"), None, 9), numbers(&two, Some("big"), None, 9));
 
-    // Something else is there already.
+    // The target is not empty.
     let error = two.move_to(StorePlace::Etcd(&settings), false).unwrap_err().to_string();
     assert!(error.contains("--force"), "{error}");
     let again = folder.path().join("again");
@@ -395,7 +395,7 @@ fn a_move_there_and_back_changes_nothing_but_the_epoch() {
     let error = empty.move_to(StorePlace::Etcd(&settings), true).unwrap_err().to_string();
     assert!(error.contains("nothing was ever committed"), "{error}");
 
-    // A copy is brought back the same way; a copy that broke off is no store.
+    // A backup is restored the same way; an interrupted restore leaves no usable store.
     let held = Store::hold_place(StorePlace::Etcd(&settings)).unwrap();
     let restored = held.restore_into(&kept, None, crate::store::Origin::Another).unwrap();
     assert_eq!(restored.revision.epoch, 5);
@@ -411,7 +411,7 @@ fn a_move_there_and_back_changes_nothing_but_the_epoch() {
 }
 
 #[test]
-fn wherever_a_move_to_etcd_is_cut_off_at_most_one_store_starts_and_the_next_move_finishes_it() {
+fn an_interrupted_move_to_etcd_leaves_at_most_one_usable_store_and_the_next_move_finishes_it() {
     let members = Members::start(1);
     let settings = members.settings("/t/");
     let place = StorePlace::Etcd(&settings);
@@ -458,7 +458,7 @@ fn wherever_a_move_to_etcd_is_cut_off_at_most_one_store_starts_and_the_next_move
 }
 
 #[test]
-fn a_copy_takes_the_place_of_what_cannot_be_read() {
+fn a_backup_replaces_a_store_that_cannot_be_read() {
     let members = Members::start(1);
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("copy");
@@ -472,7 +472,7 @@ fn a_copy_takes_the_place_of_what_cannot_be_read() {
     let hold = || Store::hold_place(StorePlace::Etcd(&settings)).unwrap();
     let report = || super::super::check_shared(&Store::look(&cluster), Some(&copy)).unwrap();
     assert!(report().is_whole(), "{}", report());
-    // What it says of itself can be read, one of its records cannot.
+    // Its meta record can be read, one of its other records cannot.
     members.control(&["put", "/t/records/region/region-00001", "{"]);
     let said = report().to_string();
     assert!(said.contains("records: 3 can be read, 1 problems") && said.contains("region/region-00001"), "{said}");
@@ -486,13 +486,13 @@ fn a_copy_takes_the_place_of_what_cannot_be_read() {
     assert_eq!(Store::look(&cluster).last_backup(), None, "it is no copy to come back from");
     let found = super::super::check(&kept, None).unwrap().to_string();
     assert!(found.contains("1 problems") && found.contains("region/region-00001"), "{found}");
-    // Nor can what it says of itself: then the epoch has to be named.
+    // If the meta record cannot be read either, the epoch must be given.
     members.control(&["put", "/t/records/meta", "{"]);
     assert!(matches!(Store::lead(&cluster, "http://127.0.0.1:1", LONG), Err(StoreError::Record { .. })));
     assert!(!report().is_whole());
     let store = hold();
     let refused = store.restore_into(&copy, None, Origin::Same).unwrap_err().to_string();
-    assert!(refused.contains("the epoch of what takes its place must be named"), "{refused}");
+    assert!(refused.contains("the new epoch must be named"), "{refused}");
     assert!(!report().is_whole(), "it is as it was");
     let restored = store.restore_into(&copy, Some(9), Origin::Same).unwrap();
     assert_eq!((restored.revision.epoch, content(&store.load().unwrap())), (9, 3));
@@ -500,7 +500,7 @@ fn a_copy_takes_the_place_of_what_cannot_be_read() {
 }
 
 #[test]
-fn etcd_may_want_to_know_its_users() {
+fn etcd_with_authentication_works() {
     use std::os::unix::fs::PermissionsExt;
     let members = Members::start_with(1, &["--auth-token-ttl", "1"]);
     for arguments in [
@@ -530,12 +530,12 @@ fn etcd_may_want_to_know_its_users() {
 }
 
 #[test]
-fn a_leader_whose_etcd_is_full_leads_on_and_writes_again_when_there_is_room() {
+fn a_leader_whose_etcd_is_full_continues_and_writes_again_when_there_is_space() {
     let members = Members::start_with(1, &["--quota-backend-bytes", "2097152"]);
     let store = lead(&cluster(&members));
     commit(&store, &regions(3), &[]).unwrap();
     let before = store.load().unwrap();
-    // Every version of it takes room.
+    // Every version of it takes space.
     let fill = || (0..100).find_map(|_| store.write_notes(vec![("filler", vec![b'x'; 400_000])]).err());
     let error = fill().expect("etcd is full");
     assert!(error.is_no_space(), "{error}");

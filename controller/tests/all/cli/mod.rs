@@ -1,4 +1,4 @@
-//! The command line: tenants and operators against a real controller, by the programs themselves.
+//! The command line: tenants and operators with a real controller, by the programs themselves.
 
 mod operators;
 
@@ -15,14 +15,14 @@ use tempfile::TempDir;
 const NORTH: &str = "cn-north-1";
 const EAST: &str = "cn-east-2";
 
-/// A controller of its own, and a home for who talks with it. Both end with the test.
+/// A controller of its own, and a home directory for the command line. Both end with the test.
 struct Sandbox {
     controller: Child,
     told: Value,
     home: TempDir,
 }
 
-/// How a command ended.
+/// The result of a command.
 #[derive(Debug)]
 struct Ended {
     code: i32,
@@ -40,7 +40,7 @@ impl Ended {
         serde_json::from_str(&self.ok()).unwrap()
     }
 
-    /// Checks an exit code and what standard error says.
+    /// Checks the exit code and standard error.
     fn fails(&self, code: i32, text: &str) {
         assert!(self.code == code && self.err.contains(text), "expected {code} and {text:?}: {self:?}");
         assert!(self.err.starts_with("cps-peering: ") || code == 2, "{self:?}");
@@ -65,7 +65,7 @@ impl Sandbox {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // From here on it is ended, whatever fails.
+        // From here on it is stopped, whatever fails.
         let mut sandbox = Self { controller, told: Value::Null, home };
         let mut line = String::new();
         BufReader::new(sandbox.controller.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -77,7 +77,7 @@ impl Sandbox {
         self.told.pointer(pointer).unwrap().as_str().unwrap()
     }
 
-    /// The program with nothing of the environment in which the test runs.
+    /// The program without the test's environment.
     fn program(&self, arguments: &[&str]) -> Command {
         let mut command = crate::programs::cli();
         command.env_clear().env("HOME", self.home.path()).args(arguments);
@@ -93,12 +93,12 @@ impl Sandbox {
         self.with_token(self.word("/admin_token"), arguments)
     }
 
-    /// As the first account, whose things are in the north.
+    /// As the first account, whose VPCs are in the north.
     fn first(&self, arguments: &[&str]) -> Ended {
         self.with_token(self.word("/accounts/0/token"), &[&["--region", NORTH], arguments].concat())
     }
 
-    /// As the second account, whose things are in the east.
+    /// As the second account, whose VPCs are in the east.
     fn second(&self, arguments: &[&str]) -> Ended {
         self.with_token(self.word("/accounts/1/token"), &[&["--region", EAST], arguments].concat())
     }
@@ -129,7 +129,7 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        // By its pid; its folder goes with it when it is asked to end.
+        // By its pid; its folder is removed when it is asked to stop.
         let pid = self.controller.id().to_string();
         let _ = Command::new("kill").args(["-TERM", &pid]).status();
         let _ = self.controller.wait();
@@ -139,7 +139,7 @@ impl Drop for Sandbox {
 fn run(command: &mut Command, input: &str) -> Ended {
     let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    // One that asks for nothing may have ended already.
+    // One that does not read may have ended already.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
     Ended {
@@ -210,7 +210,7 @@ fn a_peering_between_accounts_and_regions_lives_from_request_to_delete() {
 }
 
 #[test]
-fn a_request_is_rejected_or_kept_out_beforehand() {
+fn a_request_is_rejected_or_blocked_beforehand() {
     let sandbox = Sandbox::start();
     let vpcs = sandbox.vpcs();
     let id = sandbox.request("p", &vpcs);
@@ -280,8 +280,8 @@ fn vpcs_get_and_lose_cidrs() {
 }
 
 #[test]
-fn what_is_not_confirmed_in_time_is_said_with_a_code_of_its_own() {
-    // Nobody answers for the host, so that nothing is ever confirmed.
+fn an_unconfirmed_change_has_an_exit_code_of_its_own() {
+    // No agent answers for the host, so that nothing is ever confirmed.
     let sandbox = Sandbox::start_with("delete_wait_ms = 1\n");
     let (a, b) = sandbox.vpcs();
     let host = format!(
@@ -293,13 +293,13 @@ fn what_is_not_confirmed_in_time_is_said_with_a_code_of_its_own() {
     sandbox.operator(&["apply", "-f", file.to_str().unwrap()]).ok();
     let line = ["peering", "create", "--name", "p", "--vpc", &a, "--peer-vpc", &b, "--wait", "0"];
     sandbox.operator(&line).fails(4, "these hosts have not confirmed it: h1");
-    sandbox.first(&["peering", "delete", "p", "--wait", "0"]).fails(4, "still drains");
+    sandbox.first(&["peering", "delete", "p", "--wait", "0"]).fails(4, "still draining");
     sandbox.operator(&["peering", "delete", "p", "--wait", "0"]).fails(4, "these hosts have not confirmed it: h1");
     let list = sandbox.first(&["peering", "list", "--state", "draining", "-o", "json"]).json();
     let id = text(&list["vpcPeerings"][0]["vpcPeeringId"]);
     assert!(sandbox.first(&["peering", "delete", &id]).ok().contains("waiting for hosts: 1"));
     assert!(sandbox.operator(&["peering", "delete", &id]).ok().contains("waiting for h1"));
-    // A host that will not come back is waited for no more.
+    // A host that is removed as dead is not waited for.
     sandbox.operator(&["admin", "host", "remove", "h1", "--dead"]).ok();
     assert!(sandbox.first(&["peering", "delete", &id, "--wait"]).ok().contains("is deleted"));
 }
@@ -308,7 +308,7 @@ fn what_is_not_confirmed_in_time_is_said_with_a_code_of_its_own() {
 fn errors_say_what_is_wrong() {
     let sandbox = Sandbox::start();
     let token = sandbox.word("/accounts/0/token");
-    sandbox.with_token(token, &["vpc", "list"]).fails(2, "--region; there are: cn-east-2 cn-north-1");
+    sandbox.with_token(token, &["vpc", "list"]).fails(2, "--region, one of: cn-east-2 cn-north-1");
     sandbox.with_token(token, &["peering", "list"]).fails(2, "--region");
     sandbox.first(&["peering", "create"]).fails(2, "--name");
     sandbox.first(&["peering", "list", "--state", "nonsense"]).fails(2, "possible values");
@@ -317,7 +317,7 @@ fn errors_say_what_is_wrong() {
         .fails(1, "there is no region mars (RegionNotFound)");
     sandbox.first(&["host", "list"]).fails(1, "operators only");
     sandbox.first(&["apply", "-f", "/nowhere.toml"]).fails(1, "/nowhere.toml: ");
-    sandbox.with_token("nobody's", &["whoami"]).fails(1, "the token is not known");
+    sandbox.with_token("nobody's", &["whoami"]).fails(1, "unknown token");
     sandbox.with_token("two words", &["whoami"]).fails(1, "no token has");
     sandbox.with_token(token, &["--controller", "nonsense", "whoami"]).fails(2, "not the URL of a controller");
     sandbox.with_token(token, &["--controller", "http://127.0.0.1:1", "whoami"]).fails(3, "cannot be reached");
@@ -327,7 +327,7 @@ fn errors_say_what_is_wrong() {
 }
 
 #[test]
-fn profiles_are_kept_for_nobody_else() {
+fn profiles_are_saved_privately() {
     let sandbox = Sandbox::start();
     let (url, token) = (sandbox.word("/url"), sandbox.word("/accounts/0/token"));
     let set = ["profile", "set", "work", "--controller", url, "--region", NORTH, "--token-stdin"];
@@ -365,7 +365,7 @@ fn profiles_are_kept_for_nobody_else() {
 }
 
 #[test]
-fn vpcs_are_named_by_name_and_tags_set_and_results_come_in_each_form() {
+fn vpcs_are_found_by_name_and_tags_are_set_and_output_has_each_format() {
     let sandbox = Sandbox::start();
     let (blue, red) = sandbox.vpcs();
     sandbox.first(&["vpc", "create", "--cidr", "10.3.0.0/16", "--name", "green"]).ok();
@@ -392,34 +392,34 @@ fn vpcs_are_named_by_name_and_tags_set_and_results_come_in_each_form() {
     assert!(list(&["-o", "wide"]).contains("LAST CONFIRMED") && list(&["-o", "wide"]).contains("10.33.0.0/16"));
     let yaml = list(&["-o", "yaml"]);
     assert!(yaml.contains("vpcPeerings:\n  - ") && yaml.contains("vpcPeeringName: \"p\""), "{yaml}");
-    // What goes wrong is JSON for who wants JSON, with the id under which the controller's log has it.
+    // With -o json errors are JSON, too, with the id by which the controller's log has them.
     let ended = sandbox.first(&["peering", "show", "vpcpr-0000000000", "-o", "json"]);
     let error: Value = serde_json::from_str(&ended.err).unwrap();
     assert_eq!((ended.code, &error["exitCode"], &error["error"]["code"]), (1, &1.into(), &404.into()));
     assert_eq!(error["error"]["requestId"].as_str().unwrap().len(), 32);
     let ended = sandbox.first(&["vpc", "show", "nothing", "-o", "json"]);
     assert!(serde_json::from_str::<Value>(&ended.err).unwrap()["error"]["message"].is_string());
-    // Requests are told without secrets.
+    // Requests are printed without secrets.
     let ended = sandbox.operator(&["--debug", "admin", "account", "add-token", "account-1", "-o", "json"]);
     let token = text(&serde_json::from_str::<Value>(&ended.out).unwrap()["token"]);
     assert!(ended.err.contains("> POST ") && ended.err.contains("< 200 OK"), "{}", ended.err);
     assert!(!ended.err.contains(&token) && !ended.err.contains(sandbox.word("/admin_token")), "{}", ended.err);
-    // A name behind --wait is a name.
+    // A name after --wait is a name.
     assert!(sandbox.first(&["peering", "delete", "--wait", "p"]).ok().contains(&format!("{id} is deleted")));
     sandbox.first(&["vpc", "delete", "teal"]).ok();
 }
 
 #[test]
-fn the_command_line_comes_before_the_environment_and_login_keeps_what_was_tried() {
+fn the_command_line_wins_over_the_environment_and_login_saves_verified_tokens() {
     let sandbox = Sandbox::start();
     let login = |profile: &str, token: &str| {
         run(&mut sandbox.program(&["--controller", sandbox.word("/url"), "--profile", profile, "login"]), token)
     };
-    login("work", "nobody's").fails(1, "the token is not known");
+    login("work", "nobody's").fails(1, "unknown token");
     assert!(!sandbox.config().exists(), "one that nobody knows is not kept");
     assert!(login("work", sandbox.word("/accounts/1/token")).ok().contains("account account-2"));
     assert!(login("ops", sandbox.word("/admin_token")).ok().contains("as operator"));
-    // Whatever the environment says, the profile on the line is meant.
+    // Whatever the environment contains, the profile on the command line is used.
     let whoami = |arguments: &[&str]| {
         let mut command = sandbox.program(&[arguments, &["whoami", "-o", "json"]].concat());
         command.env("CPS_PEERING_TOKEN", sandbox.word("/accounts/0/token"));
@@ -429,7 +429,7 @@ fn the_command_line_comes_before_the_environment_and_login_keeps_what_was_tried(
     assert_eq!((whoami(&[]).as_str(), whoami(&["--profile", "work"]).as_str()), ("account-1", "account-2"));
     let mut command = sandbox.program(&["--profile", "work", "whoami"]);
     assert!(run(command.env("CPS_PEERING_CONTROLLER", "http://127.0.0.1:1"), "").ok().contains("account-2"));
-    // In the environment it is one of several things that it says.
+    // In the environment it is one of several values.
     let mut command = sandbox.program(&["whoami"]);
     command.env("CPS_PEERING_PROFILE", "work").env("CPS_PEERING_TOKEN", sandbox.word("/accounts/0/token"));
     assert!(run(&mut command, "").ok().contains("account-1"));
@@ -438,7 +438,7 @@ fn the_command_line_comes_before_the_environment_and_login_keeps_what_was_tried(
 }
 
 #[test]
-fn what_is_watched_is_shown_again_when_it_is_another_and_shells_complete_what_there_is() {
+fn watch_prints_changes_and_shells_complete_existing_names() {
     let sandbox = Sandbox::start();
     let (blue, _) = sandbox.vpcs();
     sandbox.first(&["vpc", "delete", "blue", "--watch"]).fails(2, "--watch");

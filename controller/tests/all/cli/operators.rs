@@ -3,9 +3,9 @@
 use super::*;
 
 #[test]
-fn apply_says_what_still_drains_and_who_has_not_confirmed() {
+fn apply_reports_draining_peerings_and_unconfirmed_hosts() {
     let sandbox = Sandbox::start();
-    // Nobody listens there.
+    // No agent listens there.
     let host =
         "[[hosts]]\nid = \"silent\"\nregion = \"REGION\"\nunderlay = \"192.0.2.77\"\nagent = \"http://127.0.0.1:9\"\n";
     let vpc = |id: &str, net: u8| {
@@ -33,7 +33,7 @@ fn apply_says_what_still_drains_and_who_has_not_confirmed() {
 }
 
 #[test]
-fn what_an_inventory_takes_away_is_to_be_confirmed() {
+fn removals_of_an_inventory_need_confirmation() {
     let sandbox = Sandbox::start();
     let vpc = |id: &str, net: u8| {
         format!(
@@ -64,14 +64,14 @@ fn what_an_inventory_takes_away_is_to_be_confirmed() {
     prune(&["--confirm", "3", "--if-revision", &revision]).ok();
     let vpcs = sandbox.operator(&["inventory"]).ok();
     assert!(vpcs.contains(&tenants) && !vpcs.contains("\"va\""), "{vpcs}");
-    // From standard input, told by its content.
+    // From standard input; the format follows from the content.
     let mut command = sandbox.program(&["apply", "-f", "-", "--dry-run"]);
     command.env("CPS_PEERING_CONTROLLER", sandbox.word("/url")).env("CPS_PEERING_TOKEN", sandbox.word("/admin_token"));
     assert!(run(&mut command, r#"{ "regions": [{ "id": "new" }] }"#).ok().contains("create  region"));
 }
 
 #[test]
-fn operators_have_all_peerings_and_accounts() {
+fn operators_see_all_peerings_and_accounts() {
     let sandbox = Sandbox::start();
     assert!(sandbox.operator(&["whoami"]).ok().contains("operator"));
     let (a, b) = sandbox.vpcs();
@@ -137,7 +137,7 @@ fn operators_have_all_peerings_and_accounts() {
 }
 
 #[test]
-fn hosts_are_drained_replaced_and_removed_by_commands_of_their_own() {
+fn hosts_are_drained_replaced_and_removed_by_commands() {
     let sandbox = Sandbox::start();
     let host = |id: &str, last: u8| {
         format!("- {{ id: {id}, region: {NORTH}, underlay: 192.0.2.{last}, agent: 'http://127.0.0.1:{last}' }}\n")
@@ -174,13 +174,13 @@ fn hosts_are_drained_replaced_and_removed_by_commands_of_their_own() {
     assert!(state("old").contains("in use") && state("old").contains("never"), "{}", state("old"));
     sandbox.operator(&["host", "drain", "new"]).ok();
     assert!(state("new").contains("drained"), "{}", state("new"));
-    // A document takes nothing of that back, and nothing new comes there.
+    // No document resets that, and no new port goes there.
     assert!(with_file("apply", &[]).ok().starts_with("nothing to change"));
     let wrong = sandbox.operator(&["host", "replace", "old", "--by", "new", "--dead"]);
     wrong.fails(1, "cps-peering host uncordon new");
     sandbox.operator(&["host", "uncordon", "new"]).ok();
     sandbox.operator(&["host", "drain", "nobody"]).fails(1, "there is no host nobody");
-    // Where nothing is pushed, nothing would be taken over.
+    // A paused host cannot take anything over.
     sandbox.operator(&["host", "pause", "new"]).ok();
     let wrong = sandbox.operator(&["host", "replace", "old", "--by", "new", "--dead"]);
     wrong.fails(1, "cps-peering host resume new");
@@ -226,7 +226,7 @@ fn hosts_are_drained_replaced_and_removed_by_commands_of_their_own() {
 }
 
 #[test]
-fn the_doctor_names_what_is_wrong_with_its_cure() {
+fn the_doctor_names_problems_and_fixes() {
     let sandbox = Sandbox::start();
     let host = format!(
         "[[regions]]\nid = \"{NORTH}\"\n[[hosts]]\nid = \"silent\"\nregion = \"{NORTH}\"\nunderlay = \"192.0.2.77\"\nagent = \
@@ -245,7 +245,7 @@ fn the_doctor_names_what_is_wrong_with_its_cure() {
     let found = sandbox.operator(&["doctor", "-o", "json"]).json();
     assert_eq!(found["failures"], 0, "{found}");
     assert!(found["findings"].as_array().unwrap().iter().all(|it| it["subject"] != "silent"), "{found}");
-    // Accounts are no operators, and a controller that is not there is what is wrong.
+    // Accounts are not allowed, and an unreachable controller is a finding.
     sandbox.first(&["doctor"]).fails(1, "operators only");
     let mut gone = sandbox.program(&["doctor", "--controller", "http://127.0.0.1:9"]);
     let gone = run(gone.env("CPS_PEERING_TOKEN", "whatever-this-may-be"), "");
@@ -253,7 +253,7 @@ fn the_doctor_names_what_is_wrong_with_its_cure() {
 }
 
 #[test]
-fn a_bundle_holds_the_state_and_no_secret() {
+fn a_bundle_contains_the_state_and_no_secrets() {
     let sandbox = Sandbox::start();
     let secret = sandbox.operator(&["admin", "account", "add-key", "account-1", "-o", "json"]).json();
     let token = sandbox.operator(&["admin", "account", "add-token", "account-1", "-o", "json"]).json();
@@ -287,7 +287,7 @@ fn a_bundle_holds_the_state_and_no_secret() {
 
 /// L13.
 #[test]
-fn operators_see_what_other_prefixes_lead_to_before_they_change_them() {
+fn operators_preview_the_effect_of_prefix_lists() {
     let sandbox = Sandbox::start();
     let vpcs = sandbox.vpcs();
     let id = sandbox.request("p", &vpcs);

@@ -1,4 +1,4 @@
-//! Maintenance windows under a running engine: what is told of them, across restarts.
+//! Maintenance windows under a running engine: their events, across restarts.
 
 use super::*;
 use cps_peering_controller::{
@@ -14,7 +14,7 @@ fn maintain(engine: &Engine, from: Option<u64>, ends: Ends) {
     as_operator(engine, Command::Host(HostChange { id: "h1".parse().unwrap(), what }));
 }
 
-/// What the trail says, the oldest first: action, outcome and events.
+/// The audit trail, the oldest first: action, outcome and events.
 fn told(engine: &Engine) -> Vec<String> {
     let entries = engine.audit(&Query { limit: 100, ..Query::default() }).unwrap();
     let entries = entries.into_iter().rev().map(|(_, entry)| entry);
@@ -36,7 +36,7 @@ fn figures(engine: &Arc<Engine>) -> Vec<String> {
 
 /// P4, P5.
 #[test]
-fn a_window_is_shown_and_told_and_outlives_who_leads() {
+fn a_window_has_events_and_survives_a_new_leader() {
     let (folder, machine) = (tempfile::tempdir().unwrap(), Machine::new());
     let engine = open(folder.path(), &machine);
     let host = |n: u8| {
@@ -67,7 +67,7 @@ fn a_window_is_shown_and_told_and_outlives_who_leads() {
     };
     let times = ("2024-10-04T00:00:00Z".to_owned(), "2024-10-04T02:00:00Z".to_owned(), true);
     assert_eq!(shown(&engine), Some(times));
-    // Host h2 has both VPCs: the one path between hosts has an end that is worked on.
+    // Host h2 has both VPCs: the one path between hosts has an end in maintenance.
     let expected = [
         "cps_controller_hosts{state=\"maintenance\"} 1.0".to_owned(),
         "cps_controller_host_maintenance{host=\"h1\"} 1.0".to_owned(),
@@ -75,7 +75,7 @@ fn a_window_is_shown_and_told_and_outlives_who_leads() {
         format!("cps_controller_peering_maintenance_ratio{{peering=\"{id}\"}} 1.0"),
     ];
     assert_eq!(figures(&engine), expected);
-    // It ends while no controller runs; the next one says so.
+    // It ends while no controller runs; the next one records that.
     drop(engine);
     machine.wait(3 * HOUR);
     let engine = open(folder.path(), &machine);

@@ -4,23 +4,23 @@ use super::*;
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What an agent remembers, and what a test may do to it.
+/// The state of an agent, and what a test can do to it.
 #[derive(Default)]
 pub(super) struct Host {
     pub(super) config: Option<ValidHostConfig>,
     pub(super) calls: Vec<&'static str>,
-    /// The other ends of the connections on which it was asked anything.
+    /// The peers of the connections on which it received requests.
     pub(super) connections: BTreeSet<SocketAddr>,
-    /// Whose the host is.
+    /// The cluster of the host.
     pub(super) cluster: Option<ClusterId>,
     pub(super) problems: Vec<Problem>,
-    /// How often it was asked for counters.
+    /// How often its counters were requested.
     pub(super) counted: u64,
-    /// How often it does not let itself be taken from its cluster.
+    /// How often it refuses to leave its cluster.
     pub(super) stays: u32,
-    /// Answers pushes only after this time.
+    /// Delays the response to pushes by this time.
     pub(super) slow: Duration,
-    /// Whether its agent is of the release before peerings of parts.
+    /// Whether its agent is of the release before prefix lists.
     pub(super) before_scoped_sides: bool,
 }
 
@@ -50,7 +50,7 @@ pub(super) fn report(host: &Host) -> HostReport {
     }
 }
 
-/// Each side has sent as many packets as it was asked for counters.
+/// Each side has sent as many packets as its counters were requested.
 pub(super) fn traffic(host: &mut Host) -> TrafficReport {
     host.counted += 1;
     let sent = Count { bytes: 100 * host.counted, packets: host.counted };
@@ -147,7 +147,7 @@ impl Agent {
         Self { host, address, server }
     }
 
-    /// Stops answering; what it has stays, and its address can be taken again.
+    /// Stops answering; its state remains, and its address can be used again.
     pub(super) async fn stop(self) -> (Shared, SocketAddr) {
         self.server.abort();
         let _ = self.server.await;
@@ -191,7 +191,7 @@ impl Controller {
         Self::asking(store, Duration::from_millis(50))
     }
 
-    /// It asks its hosts so often how they stand.
+    /// The interval at which hosts are polled.
     pub(super) fn asking(store: Store, poll: Duration) -> Self {
         Self::with(store, poll, Options::default())
     }
@@ -231,7 +231,7 @@ impl Controller {
     pub(super) async fn until<T>(&self, what: &str, look: impl FnMut(&Seen<'_>) -> Option<T>) -> T {
         let mut look = look;
         let until = tokio::time::Instant::now() + PATIENCE;
-        // What is looked at may be the agents' own, of which the engine hears nothing new.
+        // The condition may be about the agents themselves, without a change of the engine.
         while tokio::time::Instant::now() < until {
             let moment = Duration::from_millis(50);
             let found = self.engine.wait_for(moment, |state, agents| look(&Seen { state, agents })).await;

@@ -1,4 +1,4 @@
-//! Hosts that are paused, removed, unheard, or another cluster's.
+//! Hosts that are paused, removed, silent, or another cluster's.
 
 use super::*;
 
@@ -16,7 +16,7 @@ fn host(id: &str, what: HostCommand) -> Command {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_was_removed_as_dead_holds_nothing_up_and_is_emptied_should_it_answer_again() {
+async fn a_host_removed_as_dead_delays_nothing_and_is_cleaned_should_it_answer_again() {
     let (_folder, controller, [_one, two]) = built().await;
     let id = controller.peer();
     controller.until_active(&id).await;
@@ -35,9 +35,9 @@ async fn a_host_that_was_removed_as_dead_holds_nothing_up_and_is_emptied_should_
     assert!(config.vrfs.is_empty() && config.sides.is_empty(), "nothing is left on it: {config:?}");
 }
 
-/// Otherwise the next cluster that has it would be refused.
+/// Otherwise the next cluster that uses it would be refused.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_cannot_leave_its_cluster_at_once_is_told_again() {
+async fn a_host_that_fails_to_leave_its_cluster_is_told_again() {
     let (_folder, controller, [_one, two]) = built().await;
     two.calls();
     two.host.lock().unwrap().stays = 2;
@@ -48,7 +48,7 @@ async fn a_host_that_cannot_leave_its_cluster_at_once_is_told_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_pushed_to_a_host_while_that_is_paused_and_everything_afterwards() {
+async fn a_paused_host_gets_no_pushes_and_everything_afterwards() {
     let (folder, controller, [one, two]) = built().await;
     controller.run(&host("h2", HostCommand::Pause)).unwrap();
     for agent in [&one, &two] {
@@ -58,7 +58,7 @@ async fn nothing_is_pushed_to_a_host_while_that_is_paused_and_everything_afterwa
     controller.until("one of two", |_| (one.sides() == 1).then_some(())).await;
     controller.until("it is asked", |seen| seen.agents.is_current(&"h2".parse().unwrap()).then_some(())).await;
     assert_eq!((two.sides(), two.calls()), (0, Vec::new()));
-    // It is not in sync, and a controller that starts again knows it, too.
+    // It is not in sync, and a restarted controller knows that it is paused, too.
     stop(controller, folder.path()).await;
     let controller = Controller::start(folder.path());
     let paused = |seen: &Seen<'_>| {
@@ -73,11 +73,11 @@ async fn nothing_is_pushed_to_a_host_while_that_is_paused_and_everything_afterwa
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_stays_away_holds_a_peering_back_only_for_a_while() {
+async fn a_host_that_stays_away_delays_a_peering_only_for_a_while() {
     let folder = tempfile::tempdir().unwrap();
     let (one, two) = (Agent::start().await, Agent::start().await);
     let store = crate::place::open(folder.path()).unwrap();
-    // Nobody pushes.
+    // No push workers.
     let (engine, _hosts) = Engine::open(store, Options { grace: Duration::ZERO, ..Options::default() }).unwrap();
     let controller = Controller { engine, workers: tokio::spawn(async {}) };
     controller.build([&one, &two]);
@@ -91,9 +91,9 @@ fn h1() -> HostId {
     "h1".parse().unwrap()
 }
 
-/// V3. A copy that was brought back tells hosts nothing before somebody has looked at what would become of them.
+/// V3. A restored backup sends nothing to hosts before an operator has reviewed what would change.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_that_was_brought_back_is_held_until_it_is_released() {
+async fn a_restored_backup_is_held_until_it_is_released() {
     let folder = TempDir::new().unwrap();
     let agents = [Agent::start().await, Agent::start().await];
     let (store, copy) = (folder.path().join("store.redb"), folder.path().join("copy"));
@@ -130,7 +130,7 @@ async fn a_copy_that_was_brought_back_is_held_until_it_is_released() {
     assert!(!Store::open(&store).unwrap().load().unwrap().meta().held, "it stays so");
 }
 
-/// V3. What an agent refuses is not in sync, whatever its revision is, and the cure is named.
+/// V3. A host whose agent refuses is not in sync, whatever its revision, and the fix is named.
 #[tokio::test(flavor = "multi_thread")]
 async fn hosts_of_another_cluster_are_left_alone_and_are_not_in_sync() {
     let folder = TempDir::new().unwrap();

@@ -52,7 +52,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use fakes::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hosts_are_asked_what_they_have_counted_beside_how_they_stand() {
+async fn counters_are_collected_with_each_poll() {
     let (_folder, controller, agents) = built().await;
     let id = controller.peer();
     controller.until_active(&id).await;
@@ -62,16 +62,16 @@ async fn hosts_are_asked_what_they_have_counted_beside_how_they_stand() {
             let totals = controller.engine.traffic().of(&id, vni, Span::Hour)?.0;
             (totals.sent.packets >= packets).then_some(totals)
         };
-        // Nobody else asks within a region.
+        // Within a region there are no other requests for counters.
         controller.until("counters", |_| sent(3)).await;
     }
-    // Also one that has something wrong with it.
+    // Also from a host with problems.
     let problem = Problem { kind: ProblemKind::Failed, scope: Scope::Host, object: "x".into(), reason: "wrong".into() };
     agents[0].host.lock().unwrap().problems.push(problem);
     let seen = agents[0].host.lock().unwrap().counted;
     controller.until("counters", |_| (agents[0].host.lock().unwrap().counted > seen + 3).then_some(())).await;
     agents[0].host.lock().unwrap().problems.clear();
-    // It tells of a side for some time after it is gone.
+    // It reports a side for some time after it is gone.
     controller.run(&delete(&id)).unwrap();
     controller.until_gone(&id).await;
     let seen = agents.each_ref().map(|agent| agent.host.lock().unwrap().counted);
@@ -95,9 +95,9 @@ async fn a_peering_is_active_when_its_hosts_have_confirmed_and_gone_when_they_ha
     assert_eq!(agents.each_ref().map(Agent::sides), [0, 0]);
 }
 
-/// A delete that had to wait for a handshake would end traffic later.
+/// A delete that had to wait for a handshake would stop traffic later.
 #[tokio::test(flavor = "multi_thread")]
-async fn changes_go_over_the_connection_of_the_last_question_how_a_host_stands() {
+async fn changes_use_the_connection_of_the_last_poll() {
     let folder = tempfile::tempdir().unwrap();
     let agents = [Agent::start().await, Agent::start().await];
     let controller = Controller::asking(crate::place::open(folder.path()).unwrap(), PATIENCE);
@@ -113,15 +113,15 @@ async fn changes_go_over_the_connection_of_the_last_question_how_a_host_stands()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_question_how_a_host_stands_begins_a_connection() {
+async fn each_poll_begins_a_connection() {
     let (_folder, controller, agents) = built().await;
-    // It goes on with the certificates that it began with.
+    // It keeps the certificates that it began with.
     controller.until("several", |_| (agents[0].host.lock().unwrap().connections.len() > 3).then_some(())).await;
 }
 
 /// A patch would name sides that an agent of 0.2.0 does not have.
 #[tokio::test(flavor = "multi_thread")]
-async fn agents_of_before_get_peerings_of_parts_as_whole_configurations() {
+async fn old_agents_get_peerings_with_prefix_lists_as_whole_configurations() {
     let folder = tempfile::tempdir().unwrap();
     let agents = [Agent::start().await, Agent::start().await];
     agents[0].host.lock().unwrap().before_scoped_sides = true;
@@ -143,7 +143,7 @@ async fn agents_of_before_get_peerings_of_parts_as_whole_configurations() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_is_away_is_finished_when_it_is_back() {
+async fn a_host_that_was_away_is_finished_when_it_is_back() {
     let (_folder, controller, [one, two]) = built().await;
     let id = controller.peer();
     controller.until_active(&id).await;
@@ -184,7 +184,7 @@ async fn what_a_host_reports_as_failed_is_not_confirmed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_controller_that_starts_again_goes_on_and_sends_nothing_that_agents_have() {
+async fn a_restarted_controller_continues_and_sends_nothing_that_agents_have() {
     let (folder, controller, agents) = built().await;
     let id = controller.peer();
     controller.until_active(&id).await;
@@ -199,14 +199,14 @@ async fn a_controller_that_starts_again_goes_on_and_sends_nothing_that_agents_ha
     let controller = Controller::start(folder.path());
     controller.until_in_sync().await;
     assert_eq!(content(&controller), before);
-    // In etcd it may be another one that goes on: agents learn its epoch.
+    // In etcd another one may continue: agents learn its epoch.
     let calls = usize::from(crate::place::in_etcd());
     assert_eq!(agents.each_ref().map(|agent| agent.calls().len()), [calls; 2]);
     controller.run(&delete(&id)).unwrap();
     controller.until_gone(&id).await;
 }
 
-/// Ends a controller and waits until its store is free.
+/// Stops a controller and waits until its store is free.
 async fn stop(controller: Controller, folder: &Path) {
     controller.workers.abort();
     drop(controller);
@@ -216,7 +216,7 @@ async fn stop(controller: Controller, folder: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_leads_no_more_neither_pushes_nor_answers() {
+async fn a_deposed_leader_neither_pushes_nor_answers() {
     if !crate::place::in_etcd() {
         return; // A file has one user.
     }
@@ -282,7 +282,7 @@ async fn an_agent_that_lost_its_ledger_gets_everything_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delete_does_not_wait_for_an_answer_that_is_held_back() {
+async fn a_delete_does_not_wait_for_a_delayed_response() {
     let (_folder, controller, [one, _two]) = built().await;
     let id = controller.peer();
     controller.until_active(&id).await;
@@ -296,7 +296,7 @@ async fn a_delete_does_not_wait_for_an_answer_that_is_held_back() {
     }
     one.host.lock().unwrap().slow = Duration::ZERO;
     controller.run(&delete(&id)).unwrap();
-    // Well before the push that is held back would be given up.
+    // Well before the delayed push would time out.
     let gone =
         controller.engine.wait_for(Duration::from_secs(6), |state, _| state.peerings()[&id].is_ended().then_some(()));
     assert!(gone.await.is_some());
@@ -315,7 +315,7 @@ async fn a_change_that_concerns_one_host_leaves_the_others_revisions() {
 }
 
 #[tokio::test]
-async fn a_peering_that_concerns_no_host_is_active_and_gone_at_once() {
+async fn a_peering_without_hosts_is_active_and_gone_immediately() {
     let folder = tempfile::tempdir().unwrap();
     let store = crate::place::open(folder.path()).unwrap();
     let (engine, _hosts) = Engine::open(store, Options::default()).unwrap();
@@ -330,7 +330,7 @@ async fn a_peering_that_concerns_no_host_is_active_and_gone_at_once() {
 }
 
 #[tokio::test]
-async fn what_an_account_in_arrear_does_not_pay_for_is_gone_without_another_command() {
+async fn unpaid_peerings_are_deleted_without_another_command() {
     const WEEK: u64 = 7 * 24 * 60 * 60 * 1000;
     let folder = tempfile::tempdir().unwrap();
     let store = crate::place::open(folder.path()).unwrap();
@@ -374,7 +374,7 @@ fn a_store_is_for_one_process_and_keeps_what_was_committed() {
     assert!(error.contains("store.redb"), "{error}");
 }
 
-/// Ends a controller whose store is a file, and waits until that is free.
+/// Stops a controller whose store is a file, and waits until that is free.
 async fn stop_on(controller: Controller, store: &Path) {
     controller.workers.abort();
     drop(controller);

@@ -1,4 +1,4 @@
-//! A change that many hosts get: some of them first.
+//! Rollouts: changes of many hosts, which canaries get first.
 
 use super::*;
 use cps_peering_config::{Revision, SeenRevision};
@@ -82,7 +82,7 @@ impl Controller {
         self.hosts_that(HostRecord::is_held_back)
     }
 
-    /// Whether hosts have so many VPCs, and each is heard.
+    /// Waits until hosts have this many VPCs, and each has reported.
     async fn until_vrfs(&self, agents: &[Agent], expected: impl Fn(usize) -> usize) {
         let has = |n: usize| vrfs(&agents[n - 1]) == expected(n);
         self.until("VPCs", |_| (1..=agents.len()).all(has).then_some(())).await;
@@ -100,7 +100,7 @@ impl Controller {
         }
     }
 
-    /// What operators were told of rollouts, the newest first.
+    /// Operators' events about rollouts, the newest first.
     fn told(&self) -> Vec<String> {
         let all = cps_peering_controller::audit::Query { limit: 100, ..Default::default() };
         let entries = tokio::task::block_in_place(|| self.engine.audit(&all)).unwrap();
@@ -119,7 +119,7 @@ impl Controller {
     }
 }
 
-/// All hosts have their own VPC, and nothing is on its way.
+/// All hosts have their own VPC, and nothing is pending.
 async fn built(pushes: Pushes) -> (TempDir, Controller, Vec<Agent>) {
     let (folder, agents) = (tempfile::tempdir().unwrap(), agents().await);
     let controller = Controller::paced(folder.path(), Pushes { canary_hosts: 0, ..pushes });
@@ -132,7 +132,7 @@ async fn built(pushes: Pushes) -> (TempDir, Controller, Vec<Agent>) {
 
 /// P1. Some hosts get it first; the others when these have had it for a while.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_of_many_hosts_reaches_some_first_and_the_others_when_these_are_well() {
+async fn a_change_of_many_hosts_reaches_canaries_first_and_the_others_when_these_are_healthy() {
     let (_folder, controller, agents) = built(PUSHES).await;
     controller.run(&inventory(&agents, &["common"])).unwrap();
     let (canaries, held) = (controller.canaries(), controller.held());
@@ -150,18 +150,18 @@ async fn a_change_of_many_hosts_reaches_some_first_and_the_others_when_these_are
     assert_eq!(controller.told(), ["rollout.finished"]);
 }
 
-/// P1. What concerns few is not held up.
+/// P1. Changes of few hosts are not delayed.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_of_few_hosts_reaches_them_at_once() {
+async fn a_change_of_few_hosts_reaches_them_immediately() {
     let (_folder, controller, agents) = built(Pushes { canary_above: HOSTS, ..PUSHES }).await;
     controller.run(&inventory(&agents, &["common"])).unwrap();
     controller.until_vrfs(&agents, |_| 2).await;
     assert!(controller.engine.read(|state, _| state.meta().rollout.is_none()));
 }
 
-/// P2. A first host that is not well with it stops it, for whoever leads, until an operator says so.
+/// P2. An unhealthy canary stops it, also for a new leader, until an operator decides.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_is_not_well_with_it_stops_it_also_for_who_takes_over() {
+async fn an_unhealthy_canary_stops_it_also_across_a_takeover() {
     let pushes = Pushes { canary_patience: Duration::from_millis(200), ..PUSHES };
     let (folder, controller, agents) = built(pushes).await;
     let problem = Problem { kind: ProblemKind::Failed, scope: Scope::Host, object: "x".into(), reason: "wrong".into() };
@@ -175,7 +175,7 @@ async fn a_host_that_is_not_well_with_it_stops_it_also_for_who_takes_over() {
     agents[canaries[1] - 1].host.lock().unwrap().problems.push(problem);
     controller.until_rollout(Some(true)).await;
     assert_eq!(controller.actions()[0], "StopRollout by system");
-    // It stays so, also when the host is well again and another controller takes over.
+    // It stays so, also when the host is healthy again and another controller takes over.
     agents[canaries[1] - 1].host.lock().unwrap().problems.clear();
     stop(controller, folder.path()).await;
     let controller = Controller::paced(folder.path(), pushes);
@@ -193,9 +193,9 @@ async fn a_host_that_is_not_well_with_it_stops_it_also_for_who_takes_over() {
     assert_eq!(controller.actions()[0], "ContinueRollout by operator");
 }
 
-/// P2. Who takes over while the first hosts are watched watches them anew.
+/// P2. A controller that takes over while the canaries are watched watches them again from the beginning.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_takes_over_goes_on_with_a_rollout() {
+async fn a_new_leader_continues_a_rollout() {
     let (folder, controller, agents) = built(PUSHES).await;
     controller.run(&inventory(&agents, &["common"])).unwrap();
     let (canaries, held) = (controller.canaries(), controller.held());
@@ -207,9 +207,9 @@ async fn who_takes_over_goes_on_with_a_rollout() {
     controller.until_vrfs(&agents, |_| 2).await;
 }
 
-/// P3. What a tenant commands reaches a host that waits at once, with all that it waits for; a delete above all (C5).
+/// P3. A tenant's command reaches a waiting host immediately, with everything that the host waits for; a delete above all (C5).
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_deleted_is_gone_at_once_also_from_hosts_that_wait() {
+async fn a_delete_is_immediate_also_on_waiting_hosts() {
     let (_folder, controller, agents) = built(PUSHES).await;
     let id = peering(&controller.run(&Command::CreatePeering(create("v2", "v3"))).unwrap());
     controller.until_active(&id).await;
@@ -226,9 +226,9 @@ async fn what_is_deleted_is_gone_at_once_also_from_hosts_that_wait() {
     controller.until_vrfs(&agents, |n| if [4, 8].contains(&n) { 1 } else { 2 }).await;
 }
 
-/// P3. What takes something away, or moves it, goes to all hosts at once: taking a change back above all.
+/// P3. Removals and moves go to all hosts immediately: reverting a change above all.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_takes_something_away_or_moves_it_reaches_all_at_once() {
+async fn removals_and_moves_reach_all_hosts_immediately() {
     let (_folder, controller, agents) = built(PUSHES).await;
     controller.run(&inventory(&agents, &["common"])).unwrap();
     assert_eq!(controller.held().len(), HOSTS - 2);
@@ -239,7 +239,7 @@ async fn what_takes_something_away_or_moves_it_reaches_all_at_once() {
     controller.until_rollout(None).await;
     assert_eq!(controller.actions()[0], "WithdrawRollout by system");
     assert_eq!(controller.told(), ["rollout.withdrawn"], "it has not gone to all hosts");
-    // A VTEP address is another one: who sends there and who is there change together.
+    // A VTEP address changes: its host and those that send to it change together.
     controller.run(&inventory(&agents, &["common", "other"])).unwrap();
     controller.run(&Command::Rollout(Step::Continue { revision: None })).unwrap();
     controller.until_in_sync().await;
@@ -250,9 +250,9 @@ async fn what_takes_something_away_or_moves_it_reaches_all_at_once() {
     controller.until_in_sync().await;
 }
 
-/// P3. A host of which it is not known that it has all that it was to have waits for nobody: a delete may be on its way to it.
+/// P3. A host that is not known to have everything planned before does not wait: a delete may be on its way to it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_has_not_all_that_came_before_does_not_wait() {
+async fn a_host_that_lacks_earlier_changes_does_not_wait() {
     let (_folder, controller, agents) = built(PUSHES).await;
     let problem = Problem { kind: ProblemKind::Failed, scope: Scope::Host, object: "x".into(), reason: "wrong".into() };
     agents[0].host.lock().unwrap().problems.push(problem);
@@ -263,9 +263,9 @@ async fn a_host_that_has_not_all_that_came_before_does_not_wait() {
     controller.until_vrfs(&agents, |n| if n == 1 || canaries.contains(&n) { 2 } else { 1 }).await;
 }
 
-/// P3. A host that has lost what it was to go on with gets what it must have.
+/// P3. A host that has lost its configuration gets the new one.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_waits_and_has_lost_all_gets_what_it_must_have() {
+async fn a_waiting_host_that_has_lost_everything_gets_the_new_configuration() {
     let (_folder, controller, agents) = built(PUSHES).await;
     controller.run(&inventory(&agents, &["common"])).unwrap();
     controller.run(&Command::Rollout(Step::Stop { why: String::new() })).unwrap();
@@ -275,9 +275,9 @@ async fn a_host_that_waits_and_has_lost_all_gets_what_it_must_have() {
     controller.until_vrfs(&agents, |n| if canaries.contains(&n) || n == lost { 2 } else { 1 }).await;
 }
 
-/// P2. A document that comes while a change is stopped, or watched, lets nobody have what waits.
+/// P2. A document that is applied while a rollout is stopped, or watched, releases no waiting host.
 #[tokio::test(flavor = "multi_thread")]
-async fn another_document_frees_nobody_who_waits() {
+async fn another_document_releases_no_waiting_host() {
     let (_folder, controller, agents) = built(PUSHES).await;
     controller.run(&inventory(&agents, &["common"])).unwrap();
     let canaries = controller.canaries();
@@ -297,24 +297,24 @@ async fn another_document_frees_nobody_who_waits() {
     controller.until_in_sync().await;
 }
 
-/// P2. What an operator says yes to is what he has looked at.
+/// P2. An operator approves what was reviewed.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_continues_something_else_than_what_hosts_wait_for_is_refused() {
+async fn continuing_another_revision_than_the_reviewed_one_is_refused() {
     let (_folder, controller, agents) = built(PUSHES).await;
     let go_on = |seen: SeenRevision| Command::Rollout(Step::Continue { revision: Some(seen) });
-    // There is nothing, and nothing to do.
+    // There is no rollout, and nothing to do.
     controller.run(&go_on("1".parse().unwrap())).unwrap();
     controller.run(&inventory(&agents, &["common"])).unwrap();
     controller.run(&Command::Rollout(Step::Stop { why: String::new() })).unwrap();
     let looked_at = controller.revision().unwrap();
     let began = || controller.engine.read(|state, _| state.meta().rollout.map(|it| it.number)).unwrap();
     assert_eq!(looked_at, Revision { epoch: 1, number: began() });
-    // What hosts say of their underlays gives nobody anything else to agree to.
+    // Reports of underlay MTUs do not change what is to be reviewed.
     for n in 1..=HOSTS {
         controller.run(&Command::LearnMtu(format!("h{n}").parse().unwrap(), 9000)).unwrap();
     }
     assert_eq!((controller.held().len(), controller.revision()), (HOSTS - 2, Some(looked_at)));
-    // A document that begins no rollout of its own gives hosts that wait something newer to wait for.
+    // A document that begins no rollout of its own gives waiting hosts something newer to wait for.
     controller.engine.tune(options(Pushes { canary_above: HOSTS, ..PUSHES }));
     controller.run(&inventory(&agents, &["common", "other"])).unwrap();
     let now = controller.revision().unwrap();
@@ -330,9 +330,9 @@ async fn who_continues_something_else_than_what_hosts_wait_for_is_refused() {
     controller.until_vrfs(&agents, |_| 3).await;
 }
 
-/// P3. Where a document takes something else from all who wait, they have what they waited for: it was not taken back.
+/// P3. If a document removes something else from all waiting hosts, they get what they waited for: it was not reverted.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_is_taken_back_only_where_hosts_go_on_with_what_they_have() {
+async fn a_change_is_reverted_only_where_hosts_keep_what_they_have() {
     let (_folder, controller, agents) = built(PUSHES).await;
     controller.run(&inventory(&agents, &["common"])).unwrap();
     controller.run(&Command::Rollout(Step::Continue { revision: None })).unwrap();
@@ -340,7 +340,7 @@ async fn a_change_is_taken_back_only_where_hosts_go_on_with_what_they_have() {
     controller.until_in_sync().await;
     controller.run(&inventory(&agents, &["common", "other"])).unwrap();
     assert_eq!(controller.held().len(), HOSTS - 2);
-    // What they had goes, and what they wait for stays.
+    // What they had is removed, and what they wait for stays.
     let Command::Apply(mut less) = inventory(&agents, &["common", "other"]) else { unreachable!() };
     less.inventory.ports.retain(|port| port.vpc.as_str() != "common");
     less.inventory.vpcs.retain(|vpc| vpc.id.as_str() != "common");
@@ -351,9 +351,9 @@ async fn a_change_is_taken_back_only_where_hosts_go_on_with_what_they_have() {
     assert_eq!(controller.told()[0], "rollout.finished");
 }
 
-/// P2. Canaries that are well now and then are not waited for without end, however short each time is that they are not.
+/// P2. Flapping canaries are not waited for without end, however short each failure is.
 #[tokio::test(flavor = "multi_thread")]
-async fn canaries_that_are_well_now_and_then_stop_it() {
+async fn flapping_canaries_stop_it() {
     let (folder, agents) = (tempfile::tempdir().unwrap(), agents().await);
     let boot_ms = Arc::new(AtomicU64::new(1_000_000));
     let own = Arc::clone(&boot_ms);
@@ -374,7 +374,7 @@ async fn canaries_that_are_well_now_and_then_stop_it() {
     let name: HostId = format!("h{canary}").parse().unwrap();
     let problem = Problem { kind: ProblemKind::Failed, scope: Scope::Host, object: "x".into(), reason: "wrong".into() };
     let is_stopped = || controller.engine.read(|state, _| state.meta().rollout.is_some_and(|it| it.stopped));
-    // 20 seconds well and 20 seconds not, where a minute at a stretch is allowed: five times that is too much.
+    // 20 seconds healthy and 20 seconds not, with a minute at a stretch allowed: five times that is too much.
     let mut rounds = 0;
     while !is_stopped() {
         rounds += 1;
@@ -394,15 +394,15 @@ async fn canaries_that_are_well_now_and_then_stop_it() {
             controller.sweep();
         }
     }
-    // Not because it was unwell for long at once.
+    // Not because it was unhealthy for long at a stretch.
     assert!(rounds >= 7, "{rounds}");
     assert_eq!(controller.held().len(), HOSTS - 2);
     assert_eq!(controller.told(), ["rollout.stopped"]);
 }
 
-/// P3. A restored store knows nothing of hosts: all get what they must have, those, too, that waited when the copy was made.
+/// P3. A restored store knows nothing about hosts: all get their configurations, also those that waited at the time of the backup.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_release_of_a_restored_store_reaches_all_at_once() {
+async fn the_release_of_a_restored_store_reaches_all_immediately() {
     let (folder, agents) = (TempDir::new().unwrap(), agents().await);
     let (store, copy) = (folder.path().join("store.redb"), folder.path().join("copy"));
     let start = || Controller::with(Store::open(&store).unwrap(), Duration::from_millis(50), options(PUSHES));

@@ -1,9 +1,9 @@
-//! What followers answer and pass on.
+//! What followers answer themselves, and what they forward.
 
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_only_read_is_answered_of_the_copy_while_nobody_leads() {
+async fn reads_are_answered_from_the_copy_without_a_leader() {
     let mut members = Members::start(1);
     let fleet = Fleet::start(2, |_| vec![members.url(0)]);
     fleet.apply(&region("north"), &[]).await;
@@ -35,12 +35,12 @@ async fn what_is_only_read_is_answered_of_the_copy_while_nobody_leads() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
     assert_eq!((answer.0, &answer.2["result"]["regions"][0]["id"]), (200, &"north".into()), "{answer:?}");
-    // Accounts see what is theirs, and strangers nothing.
+    // Accounts see their own, and strangers nothing.
     let (status, age, own) = get("/v1/regions/north/vpcPeerings", &token).await;
     assert_eq!((status, age.is_some(), &own["result"]["totalCount"]), (200, true, &0.into()), "{own}");
     assert_eq!(get("/admin/v1/inventory", &token).await.0, 403);
     assert_eq!(get("/admin/v1/inventory", "nobody's token, and not a short one").await.0, 401);
-    // What would change something is refused.
+    // Changes are refused.
     let (status, answer) = fleet.ask(follower, Method::POST, "/admin/v1/apply", Some(&region("lost"))).await.unwrap();
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{answer}");
     let (status, answer) = fleet.ask(follower, Method::DELETE, "/admin/v1/hosts/h1", None).await.unwrap();
@@ -62,7 +62,7 @@ async fn what_is_only_read_is_answered_of_the_copy_while_nobody_leads() {
     }
 }
 
-/// Waits until an answer is older than it was.
+/// Waits until a response is older than it was.
 async fn until_older(get: &impl AsyncFn(&str, &str) -> (u16, Option<u64>, Value), than: u64) {
     let until = Instant::now() + PATIENCE;
     while get("/admin/v1/inventory", TOKEN).await.1.is_none_or(|age| age <= than) {
@@ -72,14 +72,14 @@ async fn until_older(get: &impl AsyncFn(&str, &str) -> (u16, Option<u64>, Value)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn followers_pass_on_what_they_are_asked() {
+async fn followers_forward_requests() {
     let members = Members::start(1);
     let fleet = Fleet::start(2, |_| vec![members.url(0)]);
     fleet.apply(&region("north"), &[]).await;
     let leader = fleet.leader(&[]).await;
     let follower = 1 - leader;
     fleet.until_follower(follower).await;
-    // It knows who leads.
+    // It knows the leader.
     fleet.regions(follower).await;
     let url = |number: usize, path: &str| format!("{}{path}", fleet.nodes[number].url);
     // Errors, large bodies, queries, unknown paths, strangers: the same from both.
@@ -102,13 +102,13 @@ async fn followers_pass_on_what_they_are_asked() {
     }
     let stranger = fleet.client.get(url(follower, "/admin/v1/inventory")).send().await.unwrap();
     assert_eq!(stranger.status(), StatusCode::UNAUTHORIZED);
-    // What it says of itself.
+    // Its own health and metrics.
     let metrics = |number: usize| fleet.client.get(url(number, "/metrics")).send();
     assert_eq!(metrics(follower).await.unwrap().status(), StatusCode::FORBIDDEN);
-    // The console: its page, a session, and a stream that goes on.
+    // The console: its page, a session, and a stream that continues.
     let page = fleet.client.get(url(follower, "/")).send().await.unwrap();
     assert!(page.status().is_success() || page.status().is_redirection(), "{}", page.status());
-    // For load balancers: both are ready, and the one that follows only because the leader answers.
+    // For load balancers: both are ready, the follower because the leader answers.
     let ready = async |number: usize| {
         let answer = fleet.client.get(url(number, "/readyz")).send().await.unwrap();
         let status = answer.status().as_u16();
@@ -117,7 +117,7 @@ async fn followers_pass_on_what_they_are_asked() {
     };
     assert_eq!(ready(leader).await, (200, true.into(), "leader".into(), Value::Null));
     assert_eq!(ready(follower).await, (200, true.into(), "follower".into(), Value::Null));
-    // One that could not take over says so before it has to: it has another key than the one that access keys are sealed with.
+    // One that could not take over reports that in advance: it has another key than the one that access keys are sealed with.
     let account = json!({ "accountId": "acme" });
     let (status, answer) = fleet.ask(leader, Method::POST, "/admin/v1/accounts", Some(&account)).await.unwrap();
     assert_eq!(status, StatusCode::OK, "{answer}");
@@ -128,18 +128,18 @@ async fn followers_pass_on_what_they_are_asked() {
     for (digit, reason) in [("8", Value::from("CouldNotLead")), ("7", Value::Null)] {
         fs::write(&key, digit.repeat(64)).unwrap();
         let end = Instant::now() + PATIENCE;
-        // It still passes requests on.
+        // It still forwards requests.
         while ready(follower).await != (200, true.into(), "follower".into(), reason.clone()) {
             assert!(Instant::now() < end, "{}", fleet.nodes[follower].log());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
-    // It does not answer, and its lease, here, lasts.
+    // It does not answer, and its lease, here, is long.
     fleet.nodes[leader].signal(Signal::SIGSTOP);
     let leads = json!({ "id": "x", "url": fleet.nodes[leader].url });
     members.control(&["put", "/cps-peering/leader", &leads.to_string()]);
     assert_eq!(ready(follower).await, (503, false.into(), "follower".into(), "LeaderUnreachable".into()));
-    // Nobody leads: it says so, and when to ask again.
+    // There is no leader: it says so, and when to retry.
     members.control(&["put", "/cps-peering/leader", "{\"id\":\"x\",\"url\":null}"]);
     until("no leader", || fleet.nodes[follower].log().contains("no controller leads")).await;
     let end = Instant::now() + PATIENCE;
@@ -155,7 +155,7 @@ async fn followers_pass_on_what_they_are_asked() {
     );
 }
 
-/// Certificates of a CA of its own: who to trust, and everybody's certificate and key.
+/// Certificates of a CA of its own: the CA's, and each party's certificate and key.
 pub(super) fn certificates(folder: &Path) -> String {
     let pki = |arguments: &[&str]| {
         let mut command = crate::programs::cli();
@@ -172,7 +172,7 @@ pub(super) fn certificates(folder: &Path) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_is_who_it_is_also_through_a_follower() {
+async fn a_client_is_identified_also_through_a_follower() {
     let members = Members::start(1);
     let folder = tempfile::tempdir().unwrap();
     let setting = certificates(folder.path());
@@ -207,13 +207,13 @@ async fn a_client_is_who_it_is_also_through_a_follower() {
             asked.send().await.unwrap().status().as_u16()
         };
         assert_eq!(code(&operator, None).await, 200);
-        // Who says that what a controller adds is about the connection alone does not take it away.
+        // Declaring the controller's own headers hop-by-hop does not remove them.
         let named = "x-cps-peering-client, x-cps-peering-forwarded, keep-alive";
         let asked = operator.get(format!("{url}/admin/v1/hosts")).header("connection", named).send().await.unwrap();
         assert_eq!(asked.status().as_u16(), 200);
         assert_eq!(code(&monitoring, None).await, 401);
         assert_eq!(code(&nobody, None).await, 401);
-        // Nobody can say to be somebody else; only what a controller says of others is believed, and by the leader alone.
+        // No client can claim another identity; only a controller's headers are believed, and by the leader alone.
         assert_eq!(code(&nobody, Some(names[0])).await, 401);
         assert_eq!(code(&monitoring, Some(names[0])).await, 401);
         assert_eq!(code(&controller, None).await, 401);
@@ -224,7 +224,7 @@ async fn a_client_is_who_it_is_also_through_a_follower() {
         assert_eq!(nobody.get(format!("{url}/metrics")).send().await.unwrap().status(), StatusCode::FORBIDDEN);
     }
 
-    // Who guesses at one address keeps nobody else out, whoever passes both on.
+    // Guessing from one address locks out nobody else, whichever controller forwards it.
     let [guesser, honest] = ["127.0.0.2", "127.0.0.3"].map(|address| client_at(None, address));
     let guess = async |client: &Client| {
         let asked = client.get(format!("{}/v1/whoami", fleet.nodes[follower].url)).bearer_auth("cpst_guessed");
@@ -237,7 +237,7 @@ async fn a_client_is_who_it_is_also_through_a_follower() {
     }
     assert_eq!(guess(&honest).await, StatusCode::UNAUTHORIZED);
 
-    // A session of the console is opened and used through different controllers, and its stream goes on.
+    // A session of the console is opened and used through different controllers, and its stream continues.
     let url = |number: usize, path: &str| format!("{}{path}", fleet.nodes[number].url);
     let said = json!({ "token": TOKEN });
     let page = |request: reqwest::RequestBuilder| request.header("x-cps-console", "1");

@@ -1,5 +1,5 @@
-//! Several real controllers on real members of etcd: whoever of them is killed, stopped or cut off, what was answered is
-//! kept, one leads, and the others pass on to it what they are asked.
+//! Several real controllers on real members of etcd: whichever of them is killed, stopped or cut off, acknowledged commands are
+//! kept, one leads, and the others forward requests to it.
 
 mod followers;
 
@@ -27,7 +27,7 @@ use std::{
 };
 use tokio::task::JoinSet;
 
-/// What hosts' agents have seen: every push, whether they took it or not.
+/// What hosts' agents have seen: every push, accepted or not.
 #[derive(Default)]
 struct Seen {
     have: Option<(u64, u64)>,
@@ -50,7 +50,7 @@ async fn agent() -> (Shared, SocketAddr) {
         if seen.failing {
             return (Code::INTERNAL_SERVER_ERROR, Json(json!({ "message": "not now" })));
         }
-        // A patch is answered as if it were of something else; then all of it comes.
+        // A patch is refused as if its base were missing; then the whole configuration comes.
         let whole = said.get("host").is_some();
         if !whole || seen.have.is_some_and(|have| have > revision(&said)) {
             seen.refused += usize::from(whole);
@@ -92,7 +92,7 @@ fn urls(members: &Members) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_answered_command_is_lost_when_leaders_are_killed() {
+async fn no_acknowledged_command_is_lost_when_leaders_are_killed() {
     const ROUNDS: usize = 3;
     let members = Members::start(3);
     let mut fleet = Fleet::start(3, |_| urls(&members));
@@ -103,7 +103,7 @@ async fn no_answered_command_is_lost_when_leaders_are_killed() {
         let leader = fleet.leader(&[]).await;
         let mut workers = JoinSet::new();
         for number in 0..3 {
-            // Also through those that follow.
+            // Also through followers.
             let (client, url, answered) =
                 (fleet.client.clone(), fleet.nodes[number].url.clone(), Arc::clone(&answered));
             workers.spawn(async move {
@@ -111,7 +111,7 @@ async fn no_answered_command_is_lost_when_leaders_are_killed() {
                     let id = format!("r{round}-{number}-{turn}");
                     match ask(&client, &url, Method::POST, "/admin/v1/apply", Some(&region(&id))).await {
                         Some((StatusCode::OK, _)) => drop(answered.lock().unwrap().insert(id)),
-                        // Large documents, too: a commit of many parts is there or not.
+                        // Large documents, too: a commit of many parts is complete or absent.
                         _ => break,
                     }
                 }
@@ -149,7 +149,7 @@ async fn no_answered_command_is_lost_when_leaders_are_killed() {
     }
     let epochs = agent.lock().unwrap().epochs.clone();
     assert!(epochs.is_sorted(), "no epoch comes after a later one: {epochs:?}");
-    // One that is told to end lets the next one lead without waiting for its lease.
+    // One that is told to stop lets the next one lead without waiting for its lease.
     let leader = fleet.leader(&[]).await;
     fleet.nodes[leader].signal(Signal::SIGTERM);
     assert!(fleet.nodes[leader].process.as_mut().unwrap().wait().unwrap().success());
@@ -159,10 +159,10 @@ async fn no_answered_command_is_lost_when_leaders_are_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_of_the_leader_is_noticed_before_its_lease_ends() {
+async fn a_crash_of_the_leader_is_noticed_before_its_lease_expires() {
     let members = Members::start(1);
     cps_peering_http::tls::use_ring();
-    // Far longer than anybody waits here.
+    // Far longer than anyone waits here.
     let lease = "lease_s = 60";
     let nodes = (0..2).map(|_| Node::with(&[members.url(0)], "tls = 'off'", lease)).collect();
     let mut fleet = Fleet { nodes, client: Client::builder().timeout(Duration::from_secs(20)).build().unwrap() };
@@ -173,7 +173,7 @@ async fn a_crash_of_the_leader_is_noticed_before_its_lease_ends() {
     fleet.nodes[first].kill();
     assert_eq!(fleet.leader(&[first]).await, 1 - first);
     fleet.apply(&region("after"), &[first]).await;
-    // The only one there is finds its own lease when it is started again.
+    // A single controller recognises its own lease after a restart.
     fleet.nodes[1 - first].kill();
     fleet.nodes[1 - first].start();
     assert_eq!(fleet.leader(&[first]).await, 1 - first);
@@ -186,7 +186,7 @@ async fn a_crash_of_the_leader_is_noticed_before_its_lease_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_slept_too_long_neither_answers_nor_pushes() {
+async fn a_leader_that_was_suspended_too_long_neither_answers_nor_pushes() {
     let members = Members::start(3);
     let fleet = Fleet::start(2, |_| urls(&members));
     let (agent, address) = agent().await;
@@ -208,7 +208,7 @@ async fn a_leader_that_slept_too_long_neither_answers_nor_pushes() {
     fleet.nodes[old].signal(Signal::SIGSTOP);
     let new = fleet.leader(&[old]).await;
     fleet.apply(&region("after"), &[old]).await;
-    // They wait in the kernel for the one that sleeps.
+    // They wait in the kernel for the suspended one.
     let mut asked = JoinSet::new();
     for number in 0..8 {
         let (client, url) = (fleet.client.clone(), fleet.nodes[old].url.clone());
@@ -225,7 +225,7 @@ async fn a_leader_that_slept_too_long_neither_answers_nor_pushes() {
     fleet.nodes[old].signal(Signal::SIGCONT);
     while let Some(answered) = asked.join_next().await {
         let (number, answer) = answered.unwrap();
-        // Answered by the new one, through the old one that follows by now; or not at all.
+        // Answered by the new one, through the old one, which follows by now; or not at all.
         if let Some((StatusCode::OK, answer)) = answer {
             let there = fleet.regions(new).await;
             assert!(number % 2 != 0 || there.contains(&format!("late{number}")), "{answer}");
@@ -250,7 +250,7 @@ async fn a_leader_that_slept_too_long_neither_answers_nor_pushes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_is_cut_off_from_etcd_leads_no_more() {
+async fn a_leader_that_is_cut_off_from_etcd_loses_leadership() {
     let members = Members::start(3);
     let proxies: Vec<Vec<Proxy>> =
         (0..2).map(|_| (0..3).map(|member| Proxy::start(members.address(member))).collect()).collect();
@@ -271,17 +271,17 @@ async fn a_leader_that_is_cut_off_from_etcd_leads_no_more() {
     for proxy in &proxies[old] {
         proxy.set(Mode::Pass);
     }
-    // It passes on what it is asked as soon as it knows to whom.
+    // It forwards requests as soon as it knows the leader.
     assert_eq!(fleet.regions(old).await, ["after", "before"].map(str::to_owned).into());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_member_of_etcd_may_be_lost() {
+async fn one_member_of_etcd_can_be_lost() {
     let mut members = Members::start(3);
     let fleet = Fleet::start(2, |_| urls(&members));
     for lost in 0..3 {
         fleet.apply(&region(format!("before{lost}")), &[]).await;
-        // One that says nothing is worse than one that is not there.
+        // One that does not answer is worse than one that is gone.
         if lost == 2 {
             members.signal(lost, Signal::SIGSTOP);
         } else {
@@ -299,7 +299,7 @@ async fn one_member_of_etcd_may_be_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_becomes_a_store_of_several_and_a_file_again() {
+async fn a_store_is_moved_from_a_file_to_etcd_and_back() {
     let members = Members::start(1);
     let mut fleet = Fleet::start(1, |_| vec![members.url(0)]);
     fleet.apply(&region("north"), &[]).await;
@@ -351,7 +351,7 @@ async fn a_file_becomes_a_store_of_several_and_a_file_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn etcd_is_spoken_with_over_tls_and_knows_who_may() {
+async fn etcd_is_used_over_tls_with_authentication() {
     let folder = tempfile::tempdir().unwrap();
     followers::certificates(folder.path());
     let file = |name: &str| folder.path().join(name).display().to_string();

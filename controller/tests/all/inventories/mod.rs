@@ -1,4 +1,4 @@
-//! What an inventory may take away, and whose it is: pruning and confirming, and documents that are taken at their word.
+//! What an inventory can remove, and what it manages: pruning, confirmation, and fields that a document does not mention.
 
 mod random;
 
@@ -29,7 +29,7 @@ fn shown(differences: &[Difference]) -> Vec<String> {
     shown.collect()
 }
 
-/// Prunes, with so many losses agreed to.
+/// Prunes, with this many losses approved.
 fn prune(model: &mut Model, text: &str, agreed: Option<usize>) -> Result<Vec<Difference>, CommandError> {
     let Command::Apply(command) = apply(text, true) else { panic!() };
     let command = Apply { approval: Approval::Given(agreed), ..command };
@@ -41,7 +41,7 @@ fn reason(refusal: &CommandError) -> (Code, &'static str) {
 }
 
 #[test]
-fn quotas_that_a_document_does_not_speak_of_stay() {
+fn quotas_that_a_document_does_not_mention_stay() {
     let mut model = built();
     let quotas = |model: &Model| model.state.account(&"acme".parse().unwrap()).quotas;
     model.apply(&(cloud() + "[[accounts]]\nid = \"acme\"\nquotas = { north = 80 }\n")).unwrap();
@@ -51,7 +51,7 @@ fn quotas_that_a_document_does_not_speak_of_stay() {
 }
 
 #[test]
-fn pruning_takes_only_what_the_same_inventory_has_made() {
+fn pruning_removes_only_what_the_same_inventory_created() {
     let mut model = built();
     model.apply(&(cloud() + PEERED)).unwrap();
     // A VPC of a tenant, a peering of an operator's command, and another inventory's VPC.
@@ -67,14 +67,14 @@ fn pruning_takes_only_what_the_same_inventory_has_made() {
     model.run(&Command::CreatePeering(create("a", "c"))).unwrap();
     let other = "name = \"second\"\n".to_owned() + &vpc("z", "north", "\"10.60.0.0/16\"");
     model.apply(&other).unwrap();
-    // A file that names the tenant's VPC does not make it its own.
+    // A file that names the tenant's VPC does not become its manager.
     let named = cps_peering_controller::api::view::inventory(&model.state);
     let text = toml::to_string(&named).unwrap();
     model.apply(&text).unwrap();
     let tenants = model.state.vpcs().values().find(|vpc| vpc.name == "own").unwrap();
     assert_eq!(tenants.managed_by, Manager::Account);
 
-    // Another inventory takes nothing of the first one.
+    // Another inventory removes nothing of the first one.
     model.apply(&other).unwrap();
     assert_eq!(shown(&prune(&mut model, "name = \"third\"\n", None).unwrap()), [""; 0]);
     let refusal = prune(&mut model, &cloud(), None).unwrap_err();
@@ -89,14 +89,14 @@ fn pruning_takes_only_what_the_same_inventory_has_made() {
 }
 
 #[test]
-fn what_stops_traffic_or_takes_many_hosts_is_to_be_confirmed_with_its_number() {
+fn stopping_traffic_or_removing_many_hosts_needs_confirmation_of_the_number() {
     let mut model = built();
     model.apply(&(cloud() + PEERED)).unwrap();
     let without = |part: &str| (cloud() + PEERED).replace(part, "");
     for (text, expected) in [
         (without(&port("h1", "eth1", "a", "10.1.0.1/24")), &["delete port h1/eth1!"][..]),
         (without(&port("h3", "eth1", "c", "10.3.0.1/24")), &[]),
-        // A port moves to another VPC, and one serves less: nothing is removed, and something stops.
+        // A port moves to another VPC, and one serves less: nothing is removed, but traffic stops.
         (
             (cloud() + PEERED)
                 .replace("vpc = \"b\"\ngateways = [\"10.2.1.1/24\"]", "vpc = \"a\"\ngateways = [\"10.1.7.1/24\"]"),
@@ -110,7 +110,7 @@ fn what_stops_traffic_or_takes_many_hosts_is_to_be_confirmed_with_its_number() {
         let lost = expected.len();
         let mut model = model.clone();
         if lost == 0 {
-            // Nobody is peered with it.
+            // It has no peers.
             assert_eq!(shown(&prune(&mut model, &text, None).unwrap()), ["delete port h3/eth1"]);
             continue;
         }
@@ -120,7 +120,7 @@ fn what_stops_traffic_or_takes_many_hosts_is_to_be_confirmed_with_its_number() {
         }
         assert_eq!(shown(&prune(&mut model, &text, Some(lost)).unwrap()), expected);
     }
-    // One host of three is more than 5 percent, whether or not anything passes there.
+    // One host of three is more than 5 percent, whether or not there is traffic.
     let spare = cloud() + PEERED + &crate::common::host(4, "north");
     model.apply(&spare).unwrap();
     let plan = differences(model.clone().run(&apply(&(cloud() + PEERED), true)).unwrap());
@@ -131,7 +131,7 @@ fn what_stops_traffic_or_takes_many_hosts_is_to_be_confirmed_with_its_number() {
 }
 
 #[test]
-fn a_document_is_refused_where_it_is_of_another_revision() {
+fn a_document_for_another_revision_is_refused() {
     let mut model = built();
     let now = model.state.meta().number;
     let epoch = model.state.meta().epoch;
@@ -139,7 +139,7 @@ fn a_document_is_refused_where_it_is_of_another_revision() {
         let Command::Apply(command) = apply(&cloud(), false) else { panic!() };
         Command::Apply(Apply { if_revision: Some(seen.parse().unwrap()), ..command })
     };
-    // The same number before a restore is another one.
+    // The same number before a restore is another revision.
     for other in [format!("{}", now + 1), format!("{epoch}.{}", now + 1), format!("{}.{now}", epoch + 1)] {
         let refusal = model.run(&at(other)).unwrap_err();
         assert_eq!(reason(&refusal), (Code::Aborted, "RevisionMismatch"));
@@ -151,7 +151,7 @@ fn a_document_is_refused_where_it_is_of_another_revision() {
 }
 
 #[test]
-fn what_a_document_says_of_a_peering_takes_effect_or_is_refused() {
+fn the_fields_of_a_peering_in_a_document_take_effect_or_are_refused() {
     let mut model = built();
     model.apply(&(cloud() + ACROSS)).unwrap();
     let peering = |model: &Model| model.state.peerings().values().next().unwrap().clone();
@@ -172,10 +172,10 @@ fn what_a_document_says_of_a_peering_takes_effect_or_is_refused() {
 }
 
 #[test]
-fn records_of_before_are_nobodys_until_a_document_names_them() {
+fn records_of_earlier_releases_have_no_manager_until_a_document_names_them() {
     let mut model = built();
     model.apply(&(cloud() + PEERED)).unwrap();
-    // As a release left them that did not keep who manages them.
+    // As a release without managers left them.
     let unknown = |manager: &mut Manager| *manager = Manager::Unknown;
     for mut it in model.state.vpcs().values().cloned().collect::<Vec<_>>() {
         unknown(&mut it.managed_by);
@@ -189,7 +189,7 @@ fn records_of_before_are_nobodys_until_a_document_names_them() {
         unknown(&mut it.managed_by);
         model.state.apply(Change::Port(it.key.clone(), Some(it)));
     }
-    // Ports, hosts and regions were made by inventories alone.
+    // Ports, hosts and regions were created by inventories only.
     let without_port = (cloud() + PEERED).replace(&port("h3", "eth1", "c", "10.3.0.1/24"), "");
     let kept = prune(&mut model.clone(), &cloud(), None).unwrap();
     assert!(!shown(&kept).iter().any(|it| it.starts_with("delete")), "{kept:?}");

@@ -1,4 +1,4 @@
-//! Random stores and random documents: the dry run tells what happens, all of it and nothing else.
+//! Random stores and random documents: the dry run shows exactly what happens.
 
 use crate::common::{Model, apply, built};
 use cps_peering_config::{
@@ -20,7 +20,7 @@ use cps_peering_controller::{
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What decides a random step: a kind, and three choices.
+/// A random step: a kind, and three choices.
 type Step = (u8, u8, u8, u8);
 
 const REGIONS: [&str; 2] = ["north", "east"];
@@ -265,7 +265,7 @@ fn id_of(difference: &Difference) -> (&'static str, String) {
     (difference.kind, difference.id.split(' ').next().unwrap_or_default().to_owned())
 }
 
-/// The plan tells what has changed, and nothing else.
+/// The plan shows exactly what has changed.
 fn plan_is_true(before: &State, after: &State, plan: &[Difference]) {
     let (old, new) = (seen(before), seen(after));
     let mut changed = BTreeMap::new();
@@ -280,7 +280,7 @@ fn plan_is_true(before: &State, after: &State, plan: &[Difference]) {
     }
     for difference in plan {
         let found = changed.remove(&id_of(difference));
-        // A peering and a host that go keep their records for a while; an account's record may be made without saying anything.
+        // A removed peering or host keeps its record for a while; an account's record may be created implicitly.
         let expected = match (difference.kind, difference.action) {
             ("peering" | "host", Action::Delete) => found == Some(Action::Update) || found == Some(Action::Delete),
             (_, action) => found == Some(action),
@@ -290,7 +290,7 @@ fn plan_is_true(before: &State, after: &State, plan: &[Difference]) {
     assert!(changed.is_empty(), "done and not told: {changed:?}");
 }
 
-/// What others have made, and the document does not name, is as it was.
+/// What others created, and the document does not name, is unchanged.
 fn nothing_foreign_is_touched(before: &State, after: &State, document: &Inventory) {
     let own = |manager: &Manager| *manager == Manager::Inventory(document.name().to_owned());
     let pair = |a: &VpcId, b: &VpcId| BTreeSet::from([a.clone(), b.clone()]);
@@ -347,7 +347,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_dry_run_tells_what_apply_does(
+    fn a_dry_run_shows_what_apply_does(
         store in proptest::collection::vec(any::<Step>(), 0..24),
         document in proptest::collection::vec(any::<Step>(), 0..5),
         name in 0_usize..3,
@@ -359,7 +359,7 @@ proptest! {
             command(&mut model, &mut inventory, step);
             whole(&model.state);
         }
-        // What there is, exported and applied again, changes nothing, whoever has made it.
+        // The inventory, exported and applied again, changes nothing, whoever created it.
         let exported = view::inventory(&model.state);
         let again = model.clone().run(&Command::Apply(Apply::of(exported.clone())));
         assert_eq!(again, Ok(Outcome::Applied(Vec::new())));
@@ -375,7 +375,7 @@ proptest! {
         // Other ids are drawn when it is applied.
         dry.made += 1000;
         let plan = match dry.run(&Command::Apply(plain.clone())) {
-            // The model has seen that nothing was changed.
+            // The model has checked that nothing was changed.
             Err(refusal) => {
                 let applied = Apply { approval: Approval::Given(Some(1)), ..plain };
                 assert_eq!(model.run(&Command::Apply(applied)).unwrap_err().code, refusal.code);
@@ -412,7 +412,7 @@ proptest! {
 }
 
 #[test]
-fn what_is_not_said_of_an_accounts_things_stays_as_it_is() {
+fn fields_of_an_accounts_objects_that_are_not_mentioned_stay() {
     let mut model = built();
     let own = |name: &str| Create { name: name.to_owned(), bandwidth: Some(100), ..crate::common::create("a", "c") };
     let own = Create { region: Some("north".parse().unwrap()), ..own("mine") };
@@ -430,7 +430,7 @@ fn what_is_not_said_of_an_accounts_things_stays_as_it_is() {
 }
 
 #[test]
-fn a_request_that_a_document_accepts_gets_what_the_document_says() {
+fn a_request_that_a_document_accepts_gets_the_documents_fields() {
     let other = crate::common::vpc("z", "east", "\"10.9.0.0/16\"").replace("acme", "zeta");
     let mut model = built();
     model.apply(&other).unwrap();
@@ -453,7 +453,7 @@ fn a_request_that_a_document_accepts_gets_what_the_document_says() {
 }
 
 #[test]
-fn a_changed_underlay_address_or_gateway_is_to_be_confirmed_where_packets_pass() {
+fn a_changed_underlay_address_or_gateway_needs_confirmation_if_packets_pass() {
     let mut model = built();
     model.apply("[[peerings]]\nname = \"a-b\"\nvpc = \"a\"\npeer_vpc = \"b\"\n").unwrap();
     let stops = |model: &Model, text: &str| {
@@ -473,7 +473,7 @@ fn a_changed_underlay_address_or_gateway_is_to_be_confirmed_where_packets_pass()
 }
 
 #[test]
-fn adopting_is_asked_for_and_told() {
+fn adoption_is_explicit_and_reported() {
     let mut model = built();
     let theirs = "name = \"second\"\n".to_owned() + &crate::common::vpc("z", "north", "\"10.60.0.0/16\"");
     model.apply(&theirs).unwrap();

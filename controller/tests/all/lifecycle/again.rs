@@ -1,4 +1,4 @@
-//! What is sent again: tokens, signatures, rejections.
+//! Repeated requests: tokens, signatures, rejections.
 
 use super::*;
 
@@ -22,7 +22,7 @@ fn a_client_token_does_one_thing_once() {
         let refused = model.ask(&with_token("one", illegal, command.clone()));
         assert_eq!(reason(refused), (Code::InvalidArgument, "InvalidClientToken"));
     }
-    // The token is forgotten after a day; a request that was refused never used it.
+    // The token is forgotten after a day; a refused request never used it.
     model.now_ms += 24 * HOUR;
     assert_eq!(reason(model.ask(&with_token("one", "t", command.clone()))).1, "VpcPeerAlreadyExist");
     model.run_as("one", delete(&peering(&first))).unwrap();
@@ -37,14 +37,14 @@ fn a_client_token_whose_result_is_gone_says_so() {
         assert_eq!((refusal.code, refusal.violations[0].reason), (Code::Aborted, "ClientTokenResultDeleted"));
         assert!(refusal.to_string().contains(id), "{refusal}");
     };
-    // A peering: deleted by who made it, and then over for everybody.
+    // A peering: deleted by its initiator, and then ended for both.
     let create = with_token("one", "t", Command::CreatePeering(wish(&model, "a", "b")));
     let id = peering(&model.ask(&create).unwrap());
     model.run_as("one", delete(&id)).unwrap();
     gone(model.ask(&create), id.as_str());
     confirm(&mut model);
     gone(model.ask(&create), id.as_str());
-    // One that the other side has ended is still there to be seen.
+    // One that the other side has deleted is still there to be seen.
     let asked = with_token("one", "u", Command::CreatePeering(wish(&model, "a", "c")));
     let request = peering(&model.ask(&asked).unwrap());
     model.run_as("two", reject(&request)).unwrap();
@@ -74,7 +74,7 @@ fn a_client_token_whose_result_is_gone_says_so() {
 }
 
 #[test]
-fn a_signature_changes_something_once() {
+fn a_signature_can_change_something_once() {
     let mut model = cloud();
     let signed = |command| Request {
         signed: Some(Signed { signature: "s".to_owned(), until_ms: 1001 * HOUR }),
@@ -82,11 +82,11 @@ fn a_signature_changes_something_once() {
     };
     let create = signed(Command::CreatePeering(wish(&model, "a", "b")));
     let id = peering(&model.ask(&create).unwrap());
-    // What would change nothing is answered as ever.
+    // A request without effect is answered as before.
     assert_eq!(reason(model.ask(&create)).1, "VpcPeerAlreadyExist");
     model.run_as("one", delete(&id)).unwrap();
     assert_eq!(reason(model.ask(&create)), (Code::Replayed, "RequestReplayed"));
-    // What was refused, or changed nothing, is not done later either, once it is written down.
+    // A request that was refused, or changed nothing, does not take effect later either, once it is recorded.
     let refused = |command| Request {
         signed: Some(Signed { signature: "r".to_owned(), until_ms: 1001 * HOUR }),
         ..signed(command)
@@ -105,7 +105,7 @@ fn a_signature_changes_something_once() {
 }
 
 #[test]
-fn a_rejection_with_a_client_token_is_one_however_often_it_is_sent() {
+fn a_rejection_with_a_client_token_can_be_repeated() {
     let (mut model, id) = in_state("pending");
     let first = model.ask(&with_token("two", "t", reject(&id))).unwrap();
     assert_eq!(model.ask(&with_token("two", "t", reject(&id))).unwrap(), first);

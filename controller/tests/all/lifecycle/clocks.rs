@@ -11,7 +11,7 @@ fn a_request_expires_by_the_clock_whether_or_not_anything_ran() {
     model.run_as("two", accept(&first)).unwrap();
     model.now_ms += 1;
     assert_eq!(reason(model.run_as("two", accept(&second))), (Code::FailedPrecondition, "VpcPeerExpired"));
-    // It counts nowhere from that instant: not for the pair, the name, the quota.
+    // It does not count from that instant: not for the pair, the name, the quota.
     let again = ask(&mut model, "a", "d").unwrap();
     assert_eq!((state(&model, &second), state(&model, &again)), ("expired", "pending"));
     assert_eq!(peerings_used(&model, "one", "north"), 2);
@@ -42,7 +42,7 @@ fn a_clock_that_leaps_and_comes_back_has_done_nothing() {
 }
 
 #[test]
-fn a_request_is_not_accepted_as_long_as_it_may_have_expired() {
+fn a_request_is_not_accepted_while_it_may_have_expired() {
     let (mut model, id) = in_state("pending");
     model.set_clock(DAY - 1, true);
     let mut other = cloud();
@@ -52,7 +52,7 @@ fn a_request_is_not_accepted_as_long_as_it_may_have_expired() {
     model.set_clock(DAY, true);
     assert_eq!(reason(model.run_as("two", accept(&id))), (Code::FailedPrecondition, "ClockNotConfirmed"));
     assert_eq!(state(&model, &id), "pending");
-    // By the time that passes it expires all the same, and that is so for good.
+    // It expires by elapsed time nevertheless, and that is final.
     model.now_ms += 24 * HOUR;
     assert_eq!(reason(model.run_as("two", accept(&id))).1, "VpcPeerExpired");
     model.run(&Command::Tick).unwrap();
@@ -70,7 +70,7 @@ fn nothing_is_deleted_while_the_clock_is_in_doubt() {
         model.now_ms += 8 * 24 * HOUR;
         model.run(&Command::Tick).unwrap();
         assert_eq!(state(&model, &id), word);
-        // The clock is right: what has passed has passed.
+        // The clock is right: that time has elapsed.
         let mut right = cloud();
         right.state.clone_from(&model.state);
         (right.now_ms, right.leap) = (model.now_ms, model.leap);
@@ -85,7 +85,7 @@ fn nothing_is_deleted_while_the_clock_is_in_doubt() {
 }
 
 #[test]
-fn a_clock_that_was_right_moves_what_waits_by_as_much() {
+fn confirming_a_clock_moves_deadlines_by_as_much() {
     for by in [8 * DAY, -3 * DAY] {
         let (mut model, id) = in_state("pending");
         model.now_ms += HOUR;
@@ -111,7 +111,7 @@ fn a_clock_that_was_right_moves_what_waits_by_as_much() {
 }
 
 #[test]
-fn after_an_absence_the_clock_says_how_long_it_was() {
+fn after_a_downtime_the_clock_tells_how_long_it_was() {
     let (mut model, id) = in_state("pending");
     model.set_clock(2 * DAY, false);
     model.now_ms += 1000;
@@ -121,7 +121,7 @@ fn after_an_absence_the_clock_says_how_long_it_was() {
     assert_eq!(reason(model.run_as("two", accept(&id))).1, "ClockNotConfirmed");
     model.confirm_clock();
     assert_eq!(reason(model.run_as("two", accept(&id))).1, "VpcPeerExpired");
-    // What began when the absence was over has its own time.
+    // What began after the downtime has its own time.
     model.now_ms += 23 * HOUR;
     model.run_as("one", accept(&young)).unwrap();
     // What forwarded meanwhile is charged, what did not exist is not.
@@ -134,7 +134,7 @@ fn after_an_absence_the_clock_says_how_long_it_was() {
     assert_eq!((charged, model.periods[0].from_ms), (48 * HOUR, from_ms));
 }
 
-/// For how long a peering was charged for each bandwidth; nothing is charged twice.
+/// How long a peering was charged for each bandwidth; nothing is charged twice.
 fn sums(model: &Model) -> BTreeMap<u32, u64> {
     let mut sums = BTreeMap::new();
     let mut end = 0;
@@ -146,15 +146,15 @@ fn sums(model: &Model) -> BTreeMap<u32, u64> {
     sums
 }
 
-/// B4, B6: the controller was away for two days, and what was active then changes before it is known how long that was.
+/// B4, B6: the controller was down for two days, and what was active then changes before the length is known.
 #[test]
-fn an_absence_is_charged_for_what_there_was_when_it_began() {
+fn a_downtime_is_charged_for_what_there_was_when_it_began() {
     const AWAY: u64 = 48 * HOUR;
     let bandwidth = |model: &mut Model, id: &PeeringId, mbit| {
         let set = SetBandwidth { which: locate(id), bandwidth: mbit };
         model.run_as("one", Command::SetBandwidth(set)).unwrap();
     };
-    // From when on it changes: in the millisecond in which the controller is back, within a second of the meter's start, and later.
+    // When it changes: in the millisecond in which the controller is back, within a second of the meter's start, and later.
     for (before_ms, after_ms) in [(HOUR, 0), (0, 0), (300, 300), (HOUR, HOUR)] {
         let back = || {
             let (mut model, id) = in_state("active");
@@ -197,7 +197,7 @@ fn an_absence_is_charged_for_what_there_was_when_it_began() {
         assert_eq!(state(&before, &young), "active");
         model.run_as("one", delete(&young)).unwrap();
         assert_eq!(sums(&model), BTreeMap::from([(100, ran + HOUR)]), "{before_ms} {after_ms}");
-        // The clock comes back: it was not away at all. What is noted counts for no later absence.
+        // The clock is set back: there was no downtime. What is noted does not count for a later one.
         let (mut model, id) = back();
         bandwidth(&mut model, &id, 1000);
         model.set_clock(0, false);
@@ -212,7 +212,7 @@ fn an_absence_is_charged_for_what_there_was_when_it_began() {
 }
 
 #[test]
-fn a_record_stays_until_an_absence_is_charged_for() {
+fn a_record_stays_until_a_downtime_is_charged() {
     let (mut model, id) = in_state("active");
     model.set_clock(2 * DAY, false);
     model.run_as("one", delete(&id)).unwrap();
@@ -255,7 +255,7 @@ fn a_bandwidth_that_is_toggled_is_charged_by_the_second() {
     assert_eq!(all[1], (HOUR, HOUR + 1000, 10_000));
     assert!(all.windows(2).all(|pair| pair[0].1 == pair[1].0), "gapless: {all:?}");
     assert_eq!(all.last(), Some(&(HOUR + 10_000, 2 * HOUR + 10_000, 7)));
-    // What is up for less than a second is charged for one; what is lower changes nothing within it.
+    // Less than a second is charged as one; a lower bandwidth changes nothing within it.
     let (mut model, id) = in_state("active");
     let began_ms = model.now_ms;
     let set = |model: &mut Model, mbit| {
@@ -276,7 +276,7 @@ fn a_bandwidth_that_is_toggled_is_charged_by_the_second() {
 }
 
 #[test]
-fn a_clock_that_is_set_changes_no_bill() {
+fn setting_a_clock_changes_no_bill() {
     for by in [8 * DAY, -2 * HOURS, -5 * DAY] {
         let (mut model, id) = in_state("active");
         let bandwidth = |mbit| Command::SetBandwidth(SetBandwidth { which: locate(&id), bandwidth: mbit });

@@ -1,10 +1,10 @@
-//! What accounts learn of each other.
+//! What accounts learn about each other.
 
 use super::*;
 
 /// L7.
 #[test]
-fn acceptance_judges_again() {
+fn acceptance_checks_again() {
     let mut model = cloud();
     model.apply(&vpc_of("three", "x", "north", r#""10.1.0.0/16""#)).unwrap();
     let request = ask(&mut model, "x", "c").unwrap();
@@ -13,7 +13,7 @@ fn acceptance_judges_again() {
     let refusal = model.run_as("two", accept(&request)).unwrap_err();
     assert_eq!(refusal.violations[0].reason, "VpcPeerCidrConflict", "c has a peer with these addresses by now");
     assert!(refusal.to_string().contains(own.as_str()), "the receiver knows its own peering: {refusal}");
-    // Also what became of the VPCs themselves.
+    // Also changes of the VPCs themselves.
     let mut model = cloud();
     let request = ask(&mut model, "a", "c").unwrap();
     let which = vpc::Locator { region: None, id: "c".parse().unwrap() };
@@ -29,7 +29,7 @@ fn an_initiator_learns_nothing_about_the_peers_of_a_stranger() {
     let own = ask(&mut model, "c", "a").unwrap();
     model.run_as("one", accept(&own)).unwrap();
     model.apply(&vpc_of("three", "x", "north", r#""10.1.0.0/16""#)).unwrap();
-    // The receiver's other peers are looked at when it accepts (L7).
+    // The receiver's other peers are checked when it accepts (L7).
     let request = ask(&mut model, "x", "c").unwrap();
     let refusal = model.run_as("two", accept(&request)).unwrap_err();
     assert_eq!(refusal.violations[0].reason, "VpcPeerCidrConflict");
@@ -43,14 +43,14 @@ pub(super) fn prefixes(text: &str) -> Vec<ipnet::IpNet> {
 }
 
 #[test]
-fn of_an_overlap_a_stranger_hears_its_own_prefix_alone() {
+fn of_an_overlap_an_initiator_sees_its_own_prefix_alone() {
     let mut model = cloud();
     model.apply(&vpc_of("three", "x", "north", r#""10.200.0.0/16", "10.3.77.0/24""#)).unwrap();
     let refusal = ask(&mut model, "x", "c").unwrap_err();
     assert_eq!((refusal.code, refusal.violations[0].reason), (Code::FailedPrecondition, "VpcPeerCidrConflict"));
     assert_eq!(prefixes(&refusal.to_string()), ["10.3.77.0/24".parse().unwrap()], "{refusal}");
     assert_eq!(refusal.tells.iter().map(ToString::to_string).collect::<Vec<_>>(), ["two"]);
-    // Who owns both, or the cloud, is told both.
+    // The owner of both, and operators, see both.
     model.apply(&vpc_of("two", "y", "north", r#""10.3.128.0/17""#)).unwrap();
     for refusal in [ask(&mut model, "c", "y").unwrap_err(), model.peer("x", "c").unwrap_err()] {
         assert!(refusal.tells.is_empty() && refusal.to_string().contains("10.3.0.0/16"), "{refusal}");
@@ -64,7 +64,7 @@ fn of_an_overlap_a_stranger_hears_its_own_prefix_alone() {
 }
 
 #[test]
-fn a_network_cannot_be_read_by_asking_often() {
+fn an_address_plan_cannot_be_read_by_many_requests() {
     let mut model = cloud();
     model.disclosures = Disclosures::new(5);
     for third in 0..64 {
@@ -75,7 +75,7 @@ fn a_network_cannot_be_read_by_asking_often() {
     let told: Vec<&str> = (0..64).map(|third| probe(&mut model, third).violations[0].reason).collect();
     assert_eq!(told.iter().filter(|reason| **reason == "VpcPeerCidrConflict").count(), 5);
     assert!(told[5..].iter().all(|reason| *reason == "CidrCheckLimitExceeded"));
-    // It looks the same where there is no overlap; other pairs are not concerned.
+    // It looks the same without an overlap; other pairs are not affected.
     model.apply(&vpc_of("three", "free", "north", r#""10.99.0.0/16""#)).unwrap();
     assert_eq!(ask(&mut model, "free", "c").unwrap_err().code, Code::QuotaExceeded);
     ask(&mut model, "free", "a").unwrap();
@@ -91,7 +91,7 @@ fn a_network_cannot_be_read_by_asking_often() {
         assert_eq!(prefixes(&refusal.to_string()), ["10.3.9.0/24".parse().unwrap()], "{refusal}");
     }
     assert_eq!(reason(model.run_as("three", add("10.3.9.0/24"))), (Code::QuotaExceeded, "CidrCheckLimitExceeded"));
-    // Nor are lists of prefixes: whether the other VPC has what is asked for decides nothing, and to ask for less is never refused.
+    // Nor are prefix lists: whether the other VPC has what is requested decides nothing, and requesting less is never refused.
     let set = |import: &[&str]| {
         let import = import.iter().map(|prefix| prefix.parse().unwrap()).collect();
         Command::SetPrefixes(SetPrefixes { which: locate(&request), vpc: None, export: None, import: Some(import) })
@@ -107,7 +107,7 @@ fn a_network_cannot_be_read_by_asking_often() {
 }
 
 #[test]
-fn a_receiver_does_not_read_the_other_peers_of_who_asks() {
+fn a_receiver_cannot_read_the_other_peers_of_an_initiator() {
     let mut model = cloud();
     model.disclosures = Disclosures::new(3);
     model.apply(&vpc_of("four", "z", "north", r#""10.77.0.0/16""#)).unwrap();
@@ -128,7 +128,7 @@ fn a_receiver_does_not_read_the_other_peers_of_who_asks() {
 }
 
 #[test]
-fn a_conflict_that_a_receiver_made_freezes_nothing() {
+fn a_conflict_that_a_receiver_made_blocks_nothing() {
     let mut model = cloud();
     let add = |vpc: &str, cidr: &str| {
         let which = vpc::Locator { region: None, id: vpc.parse().unwrap() };
@@ -143,7 +143,7 @@ fn a_conflict_that_a_receiver_made_freezes_nothing() {
 
 /// L11.
 #[test]
-fn what_may_not_be_known_looks_like_what_is_not_there() {
+fn what_may_not_be_known_looks_nonexistent() {
     let mut model = cloud();
     let wish_for = |model: &Model, peer: &str, account: &str| Create {
         peer_vpc: peer.parse().unwrap(),

@@ -1,4 +1,4 @@
-//! What an account may do a limited number of times within an hour.
+//! Hourly quotas.
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn changes(model: &Model) -> usize {
 
 /// B6: closed periods are kept for good, so the number that an account closes within an hour is limited.
 #[test]
-fn an_account_sets_and_changes_so_many_bandwidths_within_an_hour() {
+fn an_accounts_bandwidth_changes_within_an_hour_are_limited() {
     const REFUSED: (Code, &str) = (Code::QuotaExceeded, "BandwidthChangeLimitExceeded");
     let (mut model, id) = in_state("active");
     model.limits.bandwidth_changes_per_hour = 4;
@@ -26,7 +26,7 @@ fn an_account_sets_and_changes_so_many_bandwidths_within_an_hour() {
     assert_eq!((changes(&model), model.periods.len()), (4, 3));
     assert_eq!(reason(set(&mut model, &id, 9)), REFUSED);
     assert_eq!(reason(ask(&mut model, "a", "b").map(|_| Outcome::Done)), REFUSED);
-    // What closes no period does not count, nor does what ends a peering, whoever does it.
+    // What closes no period does not count, nor does a delete, by anyone.
     set(&mut model, &id, 3).unwrap();
     ask(&mut model, "a", "c").unwrap();
     model.now_ms += 2000;
@@ -64,7 +64,7 @@ fn an_account_sets_and_changes_so_many_bandwidths_within_an_hour() {
 
 /// Deleting records does not lower the count of what they were counted for.
 #[test]
-fn a_request_counts_for_an_hour_whatever_becomes_of_its_record() {
+fn a_request_counts_for_an_hour_whatever_happens_to_its_record() {
     let mut model = cloud();
     model.limits.requests_per_hour = 3;
     model.limits.bandwidth_changes_per_hour = u32::MAX;
@@ -89,7 +89,7 @@ fn a_request_counts_for_an_hour_whatever_becomes_of_its_record() {
     assert_eq!(quota::requests_to(&model.state, &one, &two, model.now_ms), 1);
 }
 
-/// A clock that is set starts no new hour, and holds nobody up for longer than one.
+/// Setting a clock starts no new hour, and blocks nobody for longer than one.
 #[test]
 fn an_hour_is_one_whatever_the_clock_does() {
     for by in [8 * 24 * HOURS, -3 * 24 * HOURS] {

@@ -1,4 +1,4 @@
-//! The life of a peering between accounts: who may do what, what the clock does, what counts for what.
+//! The life of a peering between accounts: permissions, deadlines, and what counts for which rule.
 
 mod again;
 mod clocks;
@@ -64,7 +64,7 @@ fn cloud() -> Model {
     model
 }
 
-/// What an account wishes: regions, accounts and a bandwidth follow from the VPCs of [`cloud`].
+/// An account's request: regions, accounts and a bandwidth follow from the VPCs of [`cloud`].
 fn wish(model: &Model, vpc: &str, peer: &str) -> Create {
     let of = |id: &str| model.state.vpcs().get(id).cloned().unwrap();
     let (own, other) = (of(vpc), of(peer));
@@ -109,7 +109,7 @@ fn charge(model: &mut Model, account: &str, status: ChargeStatus) {
     model.run(&Command::Account(change)).unwrap();
 }
 
-/// All hosts confirm what they have, and what they have no more.
+/// All hosts confirm what they have and what they have removed.
 fn confirm(model: &mut Model) {
     let ids: Vec<PeeringId> = model.state.unsettled().map(|peering| peering.id.clone()).collect();
     for id in ids {
@@ -124,13 +124,13 @@ fn sides_planned(model: &Model) -> usize {
 
 /// L2.
 #[test]
-fn within_an_account_nobody_needs_to_accept() {
+fn within_an_account_no_acceptance_is_needed() {
     let mut model = cloud();
     let id = ask(&mut model, "a", "b").unwrap();
     assert_eq!((state(&model, &id), sides_planned(&model)), ("provisioning", 2));
     confirm(&mut model);
     assert_eq!(state(&model, &id), "active");
-    // There is nothing to accept, and it is what was wanted.
+    // There is nothing to accept, and that is no error.
     let before = model.state.clone();
     model.run_as("one", accept(&id)).unwrap();
     assert_eq!(model.state, before);
@@ -206,7 +206,7 @@ fn a_bandwidth_is_for_peerings_between_regions() {
 }
 
 #[test]
-fn an_account_sends_so_many_requests_to_another_within_an_hour() {
+fn an_accounts_requests_to_another_within_an_hour_are_limited() {
     let mut model = cloud();
     model.limits.requests_per_hour = 3;
     for _ in 0..3 {
@@ -217,7 +217,7 @@ fn an_account_sends_so_many_requests_to_another_within_an_hour() {
     let refused = reason(ask(&mut model, "a", "c").map(|_| Outcome::Done));
     assert_eq!(refused, (Code::QuotaExceeded, "PeeringRequestLimitExceeded"));
     let dry = model.clone();
-    // Its own VPCs need no request, others have their own number, and an operator speaks for both.
+    // Its own VPCs need no request, others have their own count, and an operator acts for both.
     ask(&mut model, "a", "b").unwrap();
     ask(&mut model, "c", "a").unwrap();
     model.clone_from(&dry);
@@ -228,7 +228,7 @@ fn an_account_sends_so_many_requests_to_another_within_an_hour() {
 
 /// L4.
 #[test]
-fn a_rejected_request_disappears_for_the_one_and_is_told_to_the_other() {
+fn a_rejected_request_disappears_for_the_receiver_and_is_shown_to_the_initiator() {
     let mut model = cloud();
     let id = ask(&mut model, "a", "c").unwrap();
     model.run_as("two", reject(&id)).unwrap();
@@ -271,7 +271,7 @@ const STATES: [&str; 8] =
 
 /// L5.
 #[test]
-fn either_party_deletes_from_any_state_and_twice() {
+fn either_party_deletes_from_any_state_and_repeatedly() {
     for word in STATES {
         for (deleter, other) in [("one", "two"), ("two", "one")] {
             let (mut model, id) = in_state(word);
@@ -290,7 +290,7 @@ fn either_party_deletes_from_any_state_and_twice() {
             }
             model.run_as(other, delete(&id)).unwrap();
             assert_eq!(sees(&model, other, &id), None);
-            // Nothing of it stands in the way.
+            // Nothing of it blocks a new one.
             charge(&mut model, "one", ChargeStatus::Normal);
             let again = ask(&mut model, "a", "d").unwrap();
             model.run_as("two", accept(&again)).unwrap();
@@ -299,13 +299,13 @@ fn either_party_deletes_from_any_state_and_twice() {
 }
 
 #[test]
-fn what_a_state_does_not_allow_is_refused_with_its_name() {
+fn a_command_that_the_state_does_not_allow_is_refused_with_the_states_name() {
     for word in STATES {
         let (mut model, id) = in_state(word);
         let may_see = sees(&model, "two", &id).is_some();
         let refused = model.run_as("two", accept(&id));
         match word {
-            // What was accepted can be accepted again, which changes nothing.
+            // Accepting again changes nothing.
             "pending" | "provisioning" | "active" | "suspended" => drop(refused.unwrap()),
             "expired" => assert_eq!(reason(refused).1, "VpcPeerExpired"),
             _ if may_see => {
@@ -323,22 +323,22 @@ fn what_a_state_does_not_allow_is_refused_with_its_name() {
 
 /// L7.
 #[test]
-fn a_request_counts_for_its_initiator_alone() {
+fn a_request_counts_for_its_initiator_only() {
     let mut model = cloud();
     // A stranger's VPC with the addresses of a.
     model.apply(&vpc_of("three", "x", "north", r#""10.1.0.0/16""#)).unwrap();
     ask(&mut model, "x", "c").unwrap();
-    // It does not stand in the receiver's way, …
+    // It does not block the receiver, …
     let own = ask(&mut model, "c", "a").unwrap();
     model.run_as("one", accept(&own)).unwrap();
-    // … but in the stranger's own.
+    // … but the stranger itself.
     model.apply(&vpc_of("four", "y", "north", r#""10.3.128.0/17""#)).unwrap();
     assert_eq!(ask(&mut model, "x", "y").unwrap_err().violations[0].reason, "VpcPeerCidrConflict");
 }
 
 /// L9.
 #[test]
-fn the_quota_is_counted_at_the_initiator_per_region() {
+fn the_quota_counts_initiated_peerings_per_region() {
     let mut model = cloud();
     model.limits = Limits { peerings_per_region: 1, ..Limits::default() };
     let first = ask(&mut model, "a", "c").unwrap();
@@ -355,14 +355,14 @@ fn the_quota_is_counted_at_the_initiator_per_region() {
     model.run(&quota(None)).unwrap();
     model.run_as("one", delete(&second)).unwrap();
     assert_eq!(ask(&mut model, "a", "d").unwrap_err().code, Code::QuotaExceeded);
-    // What is over counts no more.
+    // Ended ones do not count.
     model.run_as("two", reject(&first)).unwrap();
     ask(&mut model, "a", "d").unwrap();
 }
 
 /// L8.
 #[test]
-fn records_of_what_is_over_are_forgotten_after_a_week() {
+fn records_of_ended_peerings_are_forgotten_after_a_week() {
     for word in ["rejected", "expired", "peer_deleted"] {
         let (mut model, id) = in_state(word);
         model.now_ms += 7 * 24 * HOUR - 1;
@@ -376,7 +376,7 @@ fn records_of_what_is_over_are_forgotten_after_a_week() {
 
 /// L10.
 #[test]
-fn a_vpc_goes_when_nothing_needs_it_and_requests_to_it_are_rejected() {
+fn an_unused_vpc_can_be_deleted_and_requests_to_it_are_rejected() {
     let mut model = cloud();
     model.apply(&vpc_of("two", "e", "north", r#""10.5.0.0/16""#)).unwrap();
     let remove = |id: &str| Command::DeleteVpc(vpc::Locator { region: None, id: id.parse().unwrap() });
@@ -395,7 +395,7 @@ fn a_vpc_goes_when_nothing_needs_it_and_requests_to_it_are_rejected() {
 
 /// L10.
 #[test]
-fn a_cidr_that_comes_is_checked_and_followed_by_routes() {
+fn an_added_cidr_is_checked_and_routes_follow() {
     let mut model = cloud();
     let id = ask(&mut model, "a", "c").unwrap();
     model.run_as("two", accept(&id)).unwrap();
@@ -435,9 +435,9 @@ fn arrears_suspend_what_the_account_pays_for_and_nothing_else() {
     charge(&mut model, "one", ChargeStatus::Arrear);
     assert_eq!([&paid, &free, &others].map(|id| state(&model, id)), ["suspended", "active", "active"]);
     assert_eq!(sides_planned(&model), 4);
-    // Nothing new between regions, also not what was asked for before.
+    // Nothing new between regions, also not an earlier request.
     assert_eq!(ask(&mut model, "a", "b").unwrap_err().violations[0].reason, "AccountInArrear");
-    // What is suspended still stands in the way of others.
+    // Suspended peerings still count for others.
     model.apply(&vpc_of("one", "x", "north", r#""10.4.0.0/16""#)).unwrap();
     assert_eq!(ask(&mut model, "a", "x").unwrap_err().violations[0].reason, "VpcPeerCidrConflict");
     charge(&mut model, "one", ChargeStatus::Normal);
@@ -450,7 +450,7 @@ fn arrears_suspend_what_the_account_pays_for_and_nothing_else() {
 
 /// B5, L5.
 #[test]
-fn what_is_suspended_can_be_deleted_although_it_was_protected() {
+fn a_suspended_peering_can_be_deleted_although_it_was_protected() {
     let mut model = cloud();
     let id = ask(&mut model, "a", "d").unwrap();
     model.run_as("two", accept(&id)).unwrap();
@@ -478,10 +478,10 @@ fn what_is_suspended_can_be_deleted_although_it_was_protected() {
 
 /// B5.
 #[test]
-fn arrears_that_last_end_what_is_suspended() {
+fn lasting_arrears_delete_suspended_peerings() {
     let (mut model, id) = in_state("suspended");
     model.now_ms += 6 * 24 * HOUR;
-    // To be told again moves no deadline.
+    // Repeating the status moves no deadline.
     charge(&mut model, "one", ChargeStatus::Arrear);
     model.now_ms += 24 * HOUR - 1;
     model.run(&Command::Tick).unwrap();
@@ -508,7 +508,7 @@ fn a_request_of_an_account_in_arrear_cannot_be_accepted() {
 }
 
 #[test]
-fn a_host_that_lost_its_ports_is_still_asked_before_a_peering_is_gone() {
+fn a_host_without_its_ports_must_still_confirm_before_a_peering_is_gone() {
     let mut model = cloud();
     let id = ask(&mut model, "a", "c").unwrap();
     model.run_as("two", accept(&id)).unwrap();
@@ -550,7 +550,7 @@ fn a_region_in_use_stays() {
 }
 
 #[test]
-fn a_cidr_can_be_taken_away_whatever_a_receiver_did_meanwhile() {
+fn a_cidr_can_be_removed_whatever_a_receiver_did_meanwhile() {
     let mut model = cloud();
     let cidr = |vpc: &str, cidr: &str| vpc::Cidr {
         which: vpc::Locator { region: None, id: vpc.parse().unwrap() },
@@ -563,7 +563,7 @@ fn a_cidr_can_be_taken_away_whatever_a_receiver_did_meanwhile() {
 }
 
 #[test]
-fn records_of_what_is_over_are_bounded_whoever_makes_and_ends_how_many() {
+fn records_of_ended_peerings_are_limited() {
     use cps_peering_controller::model::peering::MAX_ENDED;
     let mut model = cloud();
     model.limits.requests_per_hour = u32::MAX;

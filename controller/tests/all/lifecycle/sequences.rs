@@ -1,4 +1,4 @@
-//! Whatever accounts do in whichever order.
+//! Random sequences of accounts' commands.
 
 use super::{disclosure::prefixes, *};
 
@@ -25,7 +25,7 @@ fn steps_with_leaps() -> impl Strategy<Value = Vec<Step>> {
     with_leaps(Just(false).boxed())
 }
 
-/// The same with absences of which only the clock says how long they were.
+/// The same with downtimes of which only the clock knows the length.
 fn steps_with_absences() -> impl Strategy<Value = Vec<Step>> {
     with_leaps(any::<bool>().boxed())
 }
@@ -74,7 +74,7 @@ fn carry_out(model: &mut Model, step: &Step) {
         let ids: Vec<PeeringId> = model.state.peerings().keys().cloned().collect();
         (!ids.is_empty()).then(|| ids[nth % ids.len()].clone())
     };
-    // Refusals are part of the game; the model checks that they change nothing.
+    // Refusals are expected; the model checks that they change nothing.
     match step {
         Step::Ask { vpc, peer } => drop(ask(model, VPCS[*vpc], VPCS[*peer])),
         Step::Answer { nth: n, who, yes } => {
@@ -109,7 +109,7 @@ fn carry_out(model: &mut Model, step: &Step) {
             model.run(&Command::Tick).unwrap();
         }
         Step::SetClock { hours, away } => {
-            // Whoever was there once knows how long it has been.
+            // A controller that ran at least once knows how long it has been down.
             let known = model.leap.map_or(!away, |leap| leap.elapsed_known);
             model.set_clock(hours * HOURS, known);
             model.run(&Command::Tick).unwrap();
@@ -125,7 +125,7 @@ fn invariants(model: &Model) {
     let mut pairs = BTreeSet::new();
     for vpc in state.vpcs().values() {
         assert!(vnis.insert(vpc.vni));
-        // What a receiver does to its VPC before it accepts is judged when it accepts.
+        // What a receiver does to its VPC before it accepts is checked when it accepts.
         let counting: Vec<&Peering> = state
             .peerings_of(&vpc.id)
             .filter(|it| it.counts_for(&vpc.id) && it.state != PeeringState::Pending)
@@ -218,10 +218,10 @@ proptest! {
         let mut expected: BTreeMap<(PeeringId, u32), u64> = BTreeMap::new();
         let passed = |model: &Model| model.now_ms.saturating_add_signed(-model.jumped_ms);
         let mut before = passed(&model);
-        // What was active when the controller was away.
+        // What was active when the controller went down.
         let mut then = Vec::new();
         for step in &steps {
-            // What is active now is so until the step changes it, at the time at which the step sets the clock.
+            // What is active now stays so until the step changes it, at the time to which the step sets the clock.
             let charged: Vec<(PeeringId, u32)> = model
                 .state
                 .peerings()
@@ -261,7 +261,7 @@ proptest! {
         let mut model = small_cloud();
         for (step, clock) in steps.iter().zip(clocks) {
             carry_out(&mut model, step);
-            // Around where it is, mostly forwards.
+            // Around the current time, mostly forwards.
             model.now_ms = model.now_ms + clock * HOUR / 20 - 5 * HOUR;
         }
         let open = model.state.peerings().values().flat_map(|it| open_periods(it, model.now_ms));
@@ -273,7 +273,7 @@ proptest! {
         }
     }
 
-    /// Whatever an account asks for, what it is told names no prefix of a VPC that it does not see (L11).
+    /// Whatever an account requests, no response names a prefix of a VPC that it does not see (L11).
     #[test]
     fn refusals_name_no_foreign_prefix(steps in steps()) {
         let mut model = small_cloud();
@@ -304,7 +304,7 @@ proptest! {
     }
 
     #[test]
-    fn accounts_see_what_is_theirs_and_nothing_else(steps in steps()) {
+    fn accounts_see_their_own_and_nothing_else(steps in steps()) {
         let mut model = small_cloud();
         for step in &steps {
             carry_out(&mut model, step);
@@ -318,7 +318,7 @@ proptest! {
         }
     }
 
-    /// All records make the same state again, whatever their order in the store.
+    /// All records make the same state again, in any order.
     #[test]
     fn a_state_is_its_records(steps in steps()) {
         use cps_peering_controller::model::state::{Change, State};

@@ -1,4 +1,4 @@
-//! Maintenance windows: what may be asked for, and when they begin and end.
+//! Maintenance windows: which are valid, and when they begin and end.
 
 use super::*;
 use cps_peering_config::id::HostId;
@@ -24,7 +24,7 @@ fn window(model: &Model) -> Option<Window> {
     model.state.hosts()[&h1()].window
 }
 
-/// Whether a peering waits for the host, by the time: nothing, announced, begun.
+/// Whether a peering waits for the host, and its window: none, announced, begun.
 fn word(model: &mut Model) -> &'static str {
     model.run(&Command::Tick).unwrap();
     match (window(model), model.state.hosts()[&h1()].in_maintenance()) {
@@ -47,13 +47,13 @@ fn a_window_begins_and_ends_by_itself() {
         model.now_ms = now_ms + at_ms;
         assert_eq!(word(&mut model), expected, "{at_ms}");
     }
-    // What is due is done before a command is judged, whether or not anything ran.
+    // Deadlines are handled before a command is judged, whether or not a timer ran.
     model.run(&maintain(None, Ends::AfterS(3600))).unwrap();
     assert_eq!(word(&mut model), "begun");
     model.now_ms += HOUR;
     let id = ask(&mut model, "a", "b").unwrap();
     assert_eq!((word(&mut model), state(&model, &id)), ("none", "provisioning"));
-    // One that nobody was there for has neither begun nor ended.
+    // A window that was missed has neither begun nor ended.
     model.run(&maintain(Some(model.now_ms + HOUR), Ends::AfterS(60))).unwrap();
     model.now_ms += DAY_MS;
     assert_eq!(word(&mut model), "none");
@@ -61,9 +61,9 @@ fn a_window_begins_and_ends_by_itself() {
 
 const DAY_MS: u64 = 24 * HOUR;
 
-/// P4. Where nothing is planned otherwise, no host is told anything.
+/// P4. If the configuration does not change, no host is updated.
 #[test]
-fn another_takes_its_place_and_an_inventory_leaves_it() {
+fn a_new_window_replaces_the_old_one_and_an_inventory_leaves_it() {
     let mut model = cloud();
     let plans = model.plans();
     model.run(&maintain(None, Ends::AfterS(7200))).unwrap();
@@ -76,7 +76,7 @@ fn another_takes_its_place_and_an_inventory_leaves_it() {
     let before = model.state.clone();
     model.run(&host_command(HostCommand::EndMaintenance)).unwrap();
     assert_eq!((word(&mut model), model.state == before), ("none", true));
-    // A host that goes is worked on no more.
+    // A host that is removed has no window.
     model.run(&maintain(None, Ends::AfterS(7200))).unwrap();
     let removal = cps_peering_controller::model::host::Removal {
         dead: true,
@@ -89,7 +89,7 @@ fn another_takes_its_place_and_an_inventory_leaves_it() {
 
 /// P4.
 #[test]
-fn a_window_has_bounds() {
+fn windows_are_limited() {
     let mut model = cloud();
     let now_ms = model.now_ms;
     for (from, ends, names) in [
@@ -120,7 +120,7 @@ fn a_clock_that_leaps_begins_and_ends_none_before_it_is_confirmed() {
         model.run(&maintain(Some(now_ms + 2 * HOUR), Ends::AfterS(3600))).unwrap();
         model.set_clock(by, true);
         assert_eq!(word(&mut model), "announced", "{by}");
-        // By the time that passes it begins, and ends.
+        // By elapsed time it begins, and ends.
         model.now_ms += 2 * HOUR;
         assert_eq!(word(&mut model), "begun", "{by}");
         model.now_ms += HOUR;
@@ -128,9 +128,9 @@ fn a_clock_that_leaps_begins_and_ends_none_before_it_is_confirmed() {
     }
 }
 
-/// P4. Times of the day are those of the clock that is right; so long is so long.
+/// P4. Times of day are those of the right clock; a length is a length.
 #[test]
-fn a_clock_that_was_right_moves_those_that_were_given_by_their_length() {
+fn confirming_a_clock_moves_windows_that_were_given_by_their_length() {
     let mut model = cloud();
     let right_ms = model.now_ms + DAY_MS;
     model.run(&maintain(None, Ends::AfterS(7200))).unwrap();
@@ -142,12 +142,12 @@ fn a_clock_that_was_right_moves_those_that_were_given_by_their_length() {
     assert_eq!(word(&mut model), "begun");
     model.now_ms += 1;
     assert_eq!(word(&mut model), "none");
-    // While the controller was away, time has passed.
+    // While the controller was down, time has elapsed.
     model.run(&maintain(None, Ends::AfterS(7200))).unwrap();
     model.set_clock(24 * HOURS, false);
     model.confirm_clock();
     assert_eq!(word(&mut model), "none");
-    // By the day's time: an operator, whose clock was right, has said tomorrow.
+    // By time of day: an operator, whose clock was right, has said tomorrow.
     let mut model = cloud();
     model.run(&maintain(Some(right_ms), Ends::At(right_ms + HOUR))).unwrap();
     model.set_clock(24 * HOURS, true);

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 pub const TOKEN: &str = "only-for-this-test";
 
-/// Tries until it is so.
+/// Retries until it succeeds.
 pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + Duration::from_mins(1);
     while !is_so().await {
@@ -22,7 +22,7 @@ pub async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// Where a controller keeps its things.
+/// The files of a controller.
 pub struct Place(pub TempDir);
 
 impl Place {
@@ -37,13 +37,13 @@ impl Place {
         self.0.path().join(name)
     }
 
-    /// Writes a file that only its owner can read.
+    /// Writes a private file.
     pub fn secret(&self, name: &str, text: &str) {
         fs::write(self.file(name), text).unwrap();
         fs::set_permissions(self.file(name), fs::Permissions::from_mode(0o600)).unwrap();
     }
 
-    /// Writes the settings file: the usual, and more.
+    /// Writes the settings file: defaults for tests, and more.
     pub fn settings(&self, more: &str) {
         let (store, token) = (self.file("store.redb"), self.file("token"));
         let (store, token) = (store.display(), token.display());
@@ -64,7 +64,7 @@ impl Place {
         command
     }
 
-    /// The program, to its end.
+    /// Runs the program to its end.
     pub fn run(&self, arguments: &[&str]) -> Output {
         self.program(arguments).output().unwrap()
     }
@@ -74,7 +74,7 @@ impl Place {
         self.start_as(command).await
     }
 
-    /// Starts a program that was made for this place.
+    /// Starts a program that was set up for this place.
     pub async fn start_as(self, mut command: Command) -> Controller {
         let log = File::options().create(true).append(true).open(self.file("log")).unwrap();
         log.set_len(0).unwrap();
@@ -125,7 +125,7 @@ impl Controller {
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
     }
 
-    /// Has it read its settings again.
+    /// Makes it reload its settings.
     pub async fn reload(&self) {
         let count = |log: &str| log.matches("settings read again").count();
         let before = count(&self.log());
@@ -133,14 +133,14 @@ impl Controller {
         until("the settings were read again", async || count(&self.log()) > before).await;
     }
 
-    /// Ends it in good order.
+    /// Stops it in good order.
     pub fn stop(mut self) -> Place {
         self.signal("-TERM");
         assert!(self.child.wait().unwrap().success(), "{}", self.log());
         std::mem::replace(&mut self.place, Place(tempfile::tempdir().unwrap()))
     }
 
-    /// Ends it as a failure of power does.
+    /// Kills it, as a power failure does.
     pub fn kill(mut self) -> Place {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -151,7 +151,7 @@ impl Controller {
         self.client.request(method, format!("{}{path}", self.url))
     }
 
-    /// Asks with a token.
+    /// Sends a request with a token.
     pub async fn get(&self, token: &str, path: &str) -> Response {
         self.ask(Method::GET, path).bearer_auth(token).send().await.unwrap()
     }
@@ -160,7 +160,7 @@ impl Controller {
         self.get(token, path).await.status().as_u16()
     }
 
-    /// What the operators command.
+    /// Sends a command of the operators.
     pub async fn operator(&self, method: Method, path: &str, body: Value) -> Value {
         let answer = self.ask(method, path).bearer_auth(TOKEN).body(body.to_string()).send().await.unwrap();
         let answer: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
@@ -168,7 +168,7 @@ impl Controller {
         answer["result"].clone()
     }
 
-    /// Makes an account. Returns its access key, secret key and token.
+    /// Creates an account. Returns its access key, secret key and token.
     pub async fn account(&self, id: &str) -> [String; 3] {
         self.operator(Method::POST, "/admin/v1/accounts", json!({ "accountId": id })).await;
         let key = self.operator(Method::POST, &format!("/admin/v1/accounts/{id}/keys"), json!({})).await;
@@ -176,7 +176,7 @@ impl Controller {
         [&key["accessKey"], &key["secretKey"], &token["token"]].map(|value| value.as_str().unwrap().to_owned())
     }
 
-    /// Signs in as the console does. The error is the code.
+    /// Signs in as the console does. The error is the status.
     pub async fn sign_in(&self, credential: Value) -> Result<String, u16> {
         let request = self.ask(Method::POST, "/console/session").header("x-cps-console", "user");
         let answer = request.body(credential.to_string()).send().await.unwrap();

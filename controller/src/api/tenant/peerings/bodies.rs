@@ -1,4 +1,4 @@
-//! What accounts send about their peerings.
+//! Request bodies for accounts' peerings.
 
 use crate::{api::json::not_empty, model::record::Tag};
 use cps_peering_config::{
@@ -98,7 +98,7 @@ pub(in crate::api) struct BandwidthBody {
     pub(super) client_token: Option<String>,
 }
 
-/// A body about the prefixes of the caller's side: its own fields, and those that all such bodies have.
+/// A body about the prefixes of the caller's side: its own fields, and those common to all such bodies.
 macro_rules! prefix_body {
     ($(#[$about:meta])* $name:ident { $($own:tt)* }) => {
         $(#[$about])*

@@ -125,13 +125,13 @@ impl Regional {
         Ok(Locator { region: Some(self.region.clone()), id })
     }
 
-    /// What the path names, which may have an action behind it.
+    /// The id in the path, and the action after it, if any.
     fn named(&self) -> (&str, Option<&str>) {
         let segment = self.path("vpcPeeringId");
         segment.split_once(':').map_or((segment, None), |(id, action)| (id, Some(action)))
     }
 
-    /// Looks at a peering that the account may see here.
+    /// Reads a peering that the account can see here.
     fn look<T>(&self, id: &str, look: impl FnOnce(&State, &Agents<'_>, &Peering, Role) -> T) -> Result<T, Failure> {
         let Locator { id, .. } = self.locate(id)?;
         let seen = self.context.api.engine.read(|state, agents| {
@@ -155,7 +155,7 @@ impl Regional {
         Some(view::reachable(peering, role, Viewer::Account(&self.account)))
     }
 
-    /// A peering after a command, also when the command is an old one and the peering is gone.
+    /// A peering after a command, also if a client token repeats an old command whose peering is gone.
     fn one(&self, id: &PeeringId) -> Reply {
         let view = self.context.api.engine.read(|state, agents| {
             let peering = state.peerings().get(id)?;
@@ -277,7 +277,7 @@ fn no_action(action: Option<&str>) -> Failure {
     }
 }
 
-/// What a `PUT` means: the peering itself, or an action on it.
+/// Dispatches a `PUT`: to the peering itself, or to an action on it.
 pub(in crate::api) async fn put(regional: Regional, body: Bytes) -> Reply {
     let (id, action) = regional.named();
     let which = regional.locate(id);
@@ -337,7 +337,7 @@ async fn set_prefixes(regional: Regional, which: Locator, body: Bytes) -> Reply 
     regional.one(&id)
 }
 
-/// What a `POST` means: an action on the peering.
+/// Dispatches a `POST`: to an action on the peering.
 pub(in crate::api) async fn post(regional: Regional, body: Bytes) -> Reply {
     let (id, action) = regional.named();
     let which = regional.locate(id);
@@ -403,7 +403,7 @@ pub(in crate::api) async fn delete(regional: Regional) -> Reply {
     reply(Deleted { vpc_peering_id: id.to_string(), state, hosts_missing: missing })
 }
 
-/// Waits until no host has a peering any more, but no longer than `patience`. The hosts that are missing then.
+/// Waits until no host has a peering any more, but no longer than `patience`. Returns the hosts that are missing then.
 pub(in crate::api) async fn drained(
     api: &Api,
     id: &PeeringId,
@@ -457,7 +457,7 @@ pub(in crate::api) async fn quota(regional: Regional, RawQuery(query): RawQuery)
     let parameters = Parameters::read(query.as_deref(), &["type", "parentResourceId"], &[])?;
     let words = || Kind::ALL.map(Kind::word).join(", ");
     let Some(word) = parameters.get("type") else {
-        return Err(Failure::field("type", format!("it is needed, one of {}", words())));
+        return Err(Failure::field("type", format!("missing: use one of {}", words())));
     };
     let Some(kind) = Kind::of_word(word) else {
         return Err(Failure::field("type", format!("{} has no quota; these have: {}", quote(word), words())));

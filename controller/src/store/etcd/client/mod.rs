@@ -1,5 +1,5 @@
-//! Speaks with etcd over its JSON gateway (<https://etcd.io/docs/v3.5/dev-guide/api_grpc_gateway/>): ranges, transactions,
-//! leases. A member that does not answer is passed over.
+//! A client for etcd's JSON gateway (<https://etcd.io/docs/v3.5/dev-guide/api_grpc_gateway/>): ranges, transactions,
+//! leases. Members that do not answer are skipped.
 
 mod watch;
 
@@ -28,9 +28,9 @@ use tokio::runtime::Runtime;
 
 /// How long a member may take to accept a connection.
 const CONNECT_WITHIN: Duration = Duration::from_millis(500);
-/// After which time a question that no member answered is asked once more.
+/// After which time a request that no member answered is retried.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// Numbers come as texts, and zero not at all.
+/// Numbers are encoded as strings, and zeros are left out.
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
 }
@@ -43,7 +43,7 @@ fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> 
     String::from_utf8(bytes(deserializer)?).map_err(D::Error::custom)
 }
 
-/// When the answer was true.
+/// The revision of the response.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Header {
     #[serde(default, deserialize_with = "number")]
@@ -61,22 +61,22 @@ pub(super) struct KeyValue {
     pub(super) create_revision: u64,
     #[serde(default, deserialize_with = "number")]
     pub(super) mod_revision: u64,
-    /// The lease that it goes with; 0 where there is none.
+    /// Its lease; 0 for none.
     #[serde(default, deserialize_with = "number")]
     pub(super) lease: u64,
 }
 
-/// What a range holds.
+/// The result of a range.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Found {
     #[serde(default)]
     pub(super) kvs: Vec<KeyValue>,
-    /// Whether there is more behind it.
+    /// Whether there are more keys after it.
     #[serde(default)]
     pub(super) more: bool,
 }
 
-/// What a transaction did.
+/// The result of a transaction.
 #[derive(Debug, Deserialize)]
 pub(super) struct Done {
     #[serde(default)]
@@ -94,7 +94,7 @@ struct Response {
 }
 
 impl Done {
-    /// What the ranges of the transaction hold, in their order.
+    /// The results of the transaction's ranges, in order.
     pub(super) fn ranges(self) -> impl Iterator<Item = Found> {
         self.responses.into_iter().filter_map(|it| it.response_range)
     }
@@ -108,7 +108,7 @@ struct Lease {
     ttl: u64,
 }
 
-/// How a member stands.
+/// The status of a member.
 #[derive(Debug, Deserialize)]
 struct Status {
     #[serde(rename = "dbSize", default, deserialize_with = "number")]
@@ -124,9 +124,9 @@ fn encoded(bytes: impl AsRef<[u8]>) -> String {
     STANDARD.encode(bytes)
 }
 
-/// The first key behind all that begin with `prefix`.
+/// The first key after all those with this `prefix`.
 pub(super) fn behind(prefix: &str) -> String {
-    // Keys are ASCII, so that this is a text again.
+    // Keys are ASCII, so that this is a valid string again.
     let mut end = prefix.to_owned();
     let last = end.pop().unwrap_or('\0');
     end.push(char::from_u32(u32::from(last) + 1).unwrap_or('~'));
@@ -138,7 +138,7 @@ pub(super) fn behind(prefix: &str) -> String {
 pub(super) enum Operation {
     Put(String, Vec<u8>),
     Delete(String),
-    /// Everything that begins with this.
+    /// All keys with this prefix.
     DeleteAll(String),
 }
 
@@ -149,7 +149,7 @@ impl Operation {
         }
     }
 
-    /// What it takes of a request, in bytes.
+    /// Its size in a request, in bytes.
     pub(super) fn len(&self) -> usize {
         const AROUND: usize = 24;
         AROUND
@@ -172,12 +172,12 @@ impl Operation {
     }
 }
 
-/// What must hold for a transaction to be done.
+/// A condition of a transaction.
 #[derive(Debug, Clone)]
 pub(super) enum Compare<'a> {
-    /// The revision in which the key was made; 0 where it is not there.
+    /// The revision in which the key was created; 0 if it does not exist.
     Created(&'a str, u64),
-    /// The revision in which the key was written last; 0 where it is not there.
+    /// The revision in which the key was last written; 0 if it does not exist.
     Written(&'a str, u64),
 }
 
@@ -194,15 +194,15 @@ impl Compare<'_> {
     }
 }
 
-/// What is read.
+/// A range to read.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Range {
     pub(super) first: String,
-    /// The first key that is not meant; none for one key.
+    /// The end of the range, exclusive; none for a single key.
     pub(super) end: Option<String>,
-    /// 0 for as many as there are.
+    /// 0 for no limit.
     pub(super) limit: usize,
-    /// 0 for now.
+    /// 0 for the current one.
     pub(super) revision: u64,
     /// The last keys first.
     pub(super) backwards: bool,
@@ -235,7 +235,7 @@ fn silent(error: &reqwest::Error) -> EtcdError {
     EtcdError::Silent(cps_peering_http::chain(error))
 }
 
-/// What a member says when it says no.
+/// A member's error.
 fn refusal(text: &str) -> Option<EtcdError> {
     let said: Value = serde_json::from_str(text).ok()?;
     let error = said.get("error").filter(|error| error.is_object()).unwrap_or(&said);
@@ -244,7 +244,7 @@ fn refusal(text: &str) -> Option<EtcdError> {
     Some(EtcdError::Refused { code, message })
 }
 
-/// What every question needs.
+/// What every request needs.
 struct Asking {
     http: reqwest::Client,
     endpoints: Vec<String>,
@@ -264,13 +264,13 @@ impl Asking {
         }
     }
 
-    /// Asks one member.
+    /// Sends a request to one member.
     async fn ask(&self, member: usize, path: &str, body: &Value, within: Duration) -> Result<String, EtcdError> {
         let request = self.post(member, path, body).timeout(within);
         let answer = request.send().await.map_err(|error| silent(&error))?;
         let status = answer.status();
         let text = answer.text().await.map_err(|error| silent(&error))?;
-        // A page of many rows is read once, as what it is. (A stream's error comes with 200, and is none of what is read.)
+        // Large pages are parsed once, as their own type. (Errors of a stream have status 200, and are not of that type.)
         if status == StatusCode::OK {
             return Ok(text);
         }
@@ -279,14 +279,14 @@ impl Asking {
         }))
     }
 
-    /// Asks, as a user that etcd knows where there is one.
+    /// The same, authenticated if there is a user.
     async fn ask_known(&self, member: usize, path: &str, body: &Value, within: Duration) -> Result<String, EtcdError> {
         let known = self.token.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         if self.user.is_some() && !known {
             self.sign_in(member, within).await?;
         }
         match self.ask(member, path, body, within).await {
-            // A token is good for some minutes, and for the member's own life.
+            // A token is valid for some minutes, and until the member restarts.
             Err(error) if self.user.is_some() && error.is_unauthenticated() => {
                 self.sign_in(member, within).await?;
                 self.ask(member, path, body, within).await
@@ -311,7 +311,7 @@ impl Asking {
         Ok(())
     }
 
-    /// Asks one member after the other until one does it.
+    /// Tries one member after the other.
     async fn ask_any(&self, path: &str, body: &Value, within: Duration) -> Result<String, EtcdError> {
         let first = self.good.load(Ordering::Relaxed);
         let mut last = EtcdError::Silent("there is none".to_owned());
@@ -332,7 +332,7 @@ impl Asking {
         Err(last)
     }
 
-    /// Asks the member that answered last, and all members at once if it does not answer in half of the time.
+    /// Asks the member that answered last, and all members at the same time if it does not answer within half of the time.
     async fn ask_all(&self, path: &str, body: &Value, within: Duration) -> Result<String, EtcdError> {
         let half = within / 2;
         let ask = async |member| self.ask_known(member, path, body, half).await.map(|answer| (member, answer));
@@ -353,10 +353,10 @@ impl Asking {
     }
 }
 
-/// A client for all members. It may be used from any thread, and blocks.
+/// A client for all members. It can be used from any thread, and blocks.
 pub(super) struct Client {
     asking: Arc<Asking>,
-    /// Of its own, so that it can be asked from threads of another runtime.
+    /// Its own, so that it can be used from threads of another runtime.
     runtime: Option<Runtime>,
 }
 
@@ -381,7 +381,7 @@ impl Client {
             (None, Some(files)) => tls::client(&files.ca, None)?,
             (None, None) => tls::no_client(),
         };
-        // Members answer one another's questions, so no redirection is needed; idle connections die with their member.
+        // Members forward requests themselves, so no redirection is needed; idle connections die with their member.
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_WITHIN)
             .tcp_nodelay(true)
@@ -397,7 +397,7 @@ impl Client {
             .build()
             .map_err(|error| unprepared(&error))?;
         if let Some(identity) = identity {
-            // New connections are made with what the files hold then.
+            // New connections use the current content of the files.
             let (_, nobody) = tokio::sync::mpsc::channel(1);
             runtime.spawn(identity.keep_fresh(nobody));
         }
@@ -411,7 +411,7 @@ impl Client {
         Ok(Self { asking: Arc::new(asking), runtime: Some(runtime) })
     }
 
-    /// Runs a question on the client's own threads, and waits for what becomes of it.
+    /// Runs a request on the client's own threads, and waits for the result.
     fn wait<T: Send + 'static>(
         &self,
         question: impl Future<Output = Result<T, EtcdError>> + Send + 'static,
@@ -419,7 +419,7 @@ impl Client {
         let (tell, told) = mpsc::sync_channel(1);
         if let Some(runtime) = &self.runtime {
             runtime.spawn(async move {
-                // Whoever asked waits.
+                // The caller waits.
                 let _ = tell.send(question.await);
             });
         }
@@ -436,7 +436,7 @@ impl Client {
         self.wait(async move { read(&asking.ask_any(path, &body, within).await?) })
     }
 
-    /// Asks for what can be asked for again without harm.
+    /// Sends a request that can be repeated without harm.
     fn look<T: serde::de::DeserializeOwned + Send + 'static>(
         &self,
         path: &'static str,
@@ -459,13 +459,13 @@ impl Client {
         self.look("/v3/kv/range", range.json(), within)
     }
 
-    /// Reads several ranges at one moment.
+    /// Reads several ranges as of one moment.
     pub(super) fn ranges(&self, ranges: &[Range], within: Duration) -> Result<Done, EtcdError> {
         let ranges: Vec<Value> = ranges.iter().map(|it| json!({ "request_range": it.json() })).collect();
         self.look("/v3/kv/txn", json!({ "success": ranges }), within)
     }
 
-    /// Does all operations, if everything compares well, or reads some keys.
+    /// Executes all operations if all conditions hold, or else reads some keys.
     pub(super) fn transact(
         &self,
         compare: &[Compare<'_>],
@@ -481,7 +481,7 @@ impl Client {
         self.any("/v3/kv/txn", body, within)
     }
 
-    /// Puts a key that goes with a lease, if it is not there. Otherwise reads it.
+    /// Creates a key with a lease, if it does not exist. Otherwise reads it.
     pub(super) fn claim(&self, key: &str, value: &[u8], lease: u64, within: Duration) -> Result<Done, EtcdError> {
         let put = json!({ "key": encoded(key), "value": encoded(value), "lease": lease.to_string() });
         let body = json!({
@@ -492,20 +492,20 @@ impl Client {
         self.any("/v3/kv/txn", body, within)
     }
 
-    /// How much room the database of a member takes, in bytes.
+    /// The size of a member's database, in bytes.
     pub(super) fn database_size(&self, within: Duration) -> Result<u64, EtcdError> {
         let Status { size } = self.look("/v3/maintenance/status", json!({}), within)?;
         Ok(size)
     }
 
-    /// A new lease. Returns its id and the seconds that etcd gives.
+    /// Grants a lease. Returns its id and its time to live in seconds.
     pub(super) fn grant(&self, seconds: u64, within: Duration) -> Result<(u64, u64), EtcdError> {
         let body = json!({ "TTL": seconds.to_string(), "ID": "0" });
         let Lease { id, ttl } = self.any("/v3/lease/grant", body, within)?;
         Ok((id, ttl))
     }
 
-    /// Says that a lease is still used. Returns the seconds that etcd gives; 0 when it is gone.
+    /// Renews a lease. Returns its time to live in seconds; 0 if it has expired.
     pub(super) fn keep_alive(&self, lease: u64, within: Duration) -> Result<u64, EtcdError> {
         let asking = Arc::clone(&self.asking);
         let body = json!({ "ID": lease.to_string() });
@@ -515,7 +515,7 @@ impl Client {
         })
     }
 
-    /// Ends a lease, and with it what goes with it.
+    /// Revokes a lease, which deletes its keys.
     pub(super) fn revoke(&self, lease: u64, within: Duration) -> Result<(), EtcdError> {
         self.any::<Value>("/v3/lease/revoke", json!({ "ID": lease.to_string() }), within).map(drop)
     }

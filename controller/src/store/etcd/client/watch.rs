@@ -1,4 +1,4 @@
-//! Follows what is written to a range of keys, over an answer of one member that does not end.
+//! Watches a range of keys, over a streaming response of one member.
 
 use super::{Asking, Client, EtcdError, KeyValue, Range, encoded, number, read, refusal, silent};
 use crate::store::etcd_error::OUT_OF_RANGE;
@@ -8,23 +8,23 @@ use serde_json::{Value, json};
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::{runtime::Handle, time::timeout};
 
-/// How long a member may take to begin its answer.
+/// How long a member may take to begin its response.
 const BEGIN_WITHIN: Duration = Duration::from_secs(2);
 
-/// What one write, or several together, have done to the range.
+/// The effect of one or several writes on the range.
 #[derive(Debug, PartialEq, Eq)]
 pub(in super::super) struct Written {
     /// The revision of the last of them.
     pub(in super::super) revision: u64,
-    /// Keys with what they hold now; none for those that are gone. In the order in which that was written.
+    /// Keys with their new values; none for deleted ones. In the order of the writes.
     pub(in super::super) rows: Vec<(String, Option<Vec<u8>>)>,
 }
 
-/// One such answer.
+/// A watch.
 pub(in super::super) struct Watch {
     handle: Handle,
     answer: Response,
-    /// What has come of a line.
+    /// The beginning of an incomplete line.
     part: Vec<u8>,
     lines: VecDeque<Vec<u8>>,
 }
@@ -54,9 +54,9 @@ struct Event {
 }
 
 impl Asking {
-    /// Asks a member for an answer without end.
+    /// Requests a streaming response from a member.
     async fn open(&self, member: usize, path: &str, body: &Value) -> Result<Response, EtcdError> {
-        // A token that is old would end it early.
+        // An old token would end it early.
         self.sign_in(member, BEGIN_WITHIN).await?;
         let asked = timeout(BEGIN_WITHIN, self.post(member, path, body).send()).await;
         let answer =
@@ -70,7 +70,7 @@ impl Asking {
 }
 
 impl Client {
-    /// Follows what is written to a range from a revision on. `attempt`: the first one asks one member, the second another.
+    /// Watches a range from a revision on. `attempt`: selects the member, so that retries use others.
     pub(in super::super) fn watch(&self, range: &Range, from: u64, attempt: usize) -> Result<Watch, EtcdError> {
         let handle = self.runtime.as_ref().map(|it| it.handle().clone());
         let handle = handle.ok_or_else(|| EtcdError::Unprepared("it is ending".to_owned()))?;
@@ -88,7 +88,7 @@ impl Client {
 }
 
 impl Watch {
-    /// What is written next; none when nothing is within a time.
+    /// The next writes; none if there were none within a time.
     pub(in super::super) fn next(&mut self, within: Duration) -> Result<Option<Written>, EtcdError> {
         loop {
             while let Some(line) = self.lines.pop_front() {
@@ -115,7 +115,7 @@ impl Watch {
     }
 }
 
-/// What a line says was written. Some say nothing of that.
+/// The writes in a line. Some lines contain none.
 fn written(line: &[u8]) -> Result<Option<Written>, EtcdError> {
     let line = std::str::from_utf8(line).map_err(|error| EtcdError::Unreadable(error.to_string()))?;
     if line.trim().is_empty() {
@@ -131,7 +131,7 @@ fn written(line: &[u8]) -> Result<Option<Written>, EtcdError> {
     if told.canceled {
         return Err(EtcdError::Silent(format!("a member has ended its answer: {}", told.cancel_reason)));
     }
-    // All of a revision comes together, so that the newest is whole.
+    // All writes of a revision come together, so that the newest revision is complete.
     let Some(revision) = told.events.iter().map(|event| event.kv.mod_revision).max() else { return Ok(None) };
     let row = |Event { kind, kv }: Event| (kv.key, (kind != "DELETE").then_some(kv.value));
     Ok(Some(Written { revision, rows: told.events.into_iter().map(row).collect() }))
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_read_as_etcd_writes_them() {
+    fn lines_are_parsed_as_etcd_writes_them() {
         // Taken from etcd 3.4 and 3.5.
         let begun =
             r#"{"result":{"header":{"cluster_id":"1","member_id":"2","revision":"7","raft_term":"2"},"created":true}}"#;

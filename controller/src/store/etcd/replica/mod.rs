@@ -1,5 +1,5 @@
-//! What a controller that follows has of the store: loaded once, and kept by what the leader writes from then on. When it leads it
-//! begins with that, however much it is.
+//! A follower's copy of the store: loaded once, and updated by a watch from then on. When the follower becomes leader it
+//! begins with the copy, whatever its size.
 
 use super::{
     Cluster, Etcd, Range, boot_ms, client,
@@ -20,39 +20,39 @@ use tokio::sync::watch;
 #[cfg(test)]
 mod tests;
 
-/// How often the thread looks whether it is to end.
+/// How often the thread checks whether to end.
 const TICK: Duration = Duration::from_millis(200);
-/// How often a silent answer is compared with what is stored.
+/// How often a silent watch is compared with what is stored.
 const CHECK_EVERY: Duration = Duration::from_secs(3);
-/// How long it waits when etcd does not answer.
+/// How long it waits if etcd does not answer.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The copy, and the thread that keeps it.
+/// The copy, and the thread that updates it.
 pub struct Replica {
     shared: Arc<Shared>,
 }
 
 struct Shared {
     cluster: Arc<Cluster>,
-    /// None as long as not everything was loaded.
+    /// None until everything was loaded.
     held: Mutex<Option<Held>>,
     moved: Condvar,
     stop: AtomicBool,
-    /// How often everything was loaded.
+    /// How many times everything was loaded.
     loads: AtomicU64,
-    /// What a newer release has written into records.
+    /// Unknown fields of records, written by a newer release.
     retained: Arc<Retained>,
-    /// Why the store cannot be copied, where that is not etcd's fault.
+    /// Why the store cannot be copied, if that is not due to etcd.
     unreadable: Mutex<Option<String>>,
-    /// How often the key of the leader went.
+    /// How many times the leader's key was deleted.
     left: watch::Sender<u64>,
-    /// When the copy was known to have all that was stored, by [`boot_ms`].
+    /// When the copy was last known to be complete, by [`boot_ms`].
     whole_ms: AtomicU64,
 }
 
 struct Held {
     content: Content,
-    /// Everything up to here is in it.
+    /// It contains everything up to this revision.
     revision: u64,
 }
 
@@ -87,12 +87,12 @@ impl Replica {
         &self.shared.cluster
     }
 
-    /// The number of the last commit that is in it; none as long as it is being loaded.
+    /// The number of its last commit; none until it is loaded.
     pub fn number(&self) -> Option<u64> {
         self.shared.held().as_ref().map(|held| held.content.state.meta().number)
     }
 
-    /// Why this controller could not lead with it; none where nothing is known that is in the way. `check`: what else is needed.
+    /// Why this controller could not lead with it; none if no obstacle is known. `check`: further conditions.
     pub fn obstacle(&self, check: impl FnOnce(&State) -> Option<String>) -> Option<String> {
         let unreadable = self.shared.unreadable.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if unreadable.is_some() {
@@ -102,32 +102,32 @@ impl Replica {
         check(&state)
     }
 
-    /// Changes each time that a leader goes.
+    /// Changes each time that a leader is gone.
     pub fn leader_gone(&self) -> watch::Receiver<u64> {
         self.shared.left.subscribe()
     }
 
-    /// How often everything was loaded.
+    /// How many times everything was loaded.
     pub fn loads(&self) -> u64 {
         self.shared.loads.load(Ordering::Relaxed)
     }
 
-    /// What a newer release has written into records of it.
+    /// Unknown fields of its records, written by a newer release.
     pub(in crate::store) fn retained(&self) -> Arc<Retained> {
         Arc::clone(&self.shared.retained)
     }
 
-    /// What is in it now; none as long as it is being loaded.
+    /// Its current content; none until it is loaded.
     pub fn content(&self) -> Option<Content> {
         self.shared.held().as_ref().map(|held| held.content.clone())
     }
 
-    /// How long ago it was known to have all that was stored.
+    /// How long ago it was last known to be complete.
     pub fn age(&self) -> Duration {
         Duration::from_millis(boot_ms().saturating_sub(self.shared.whole_ms.load(Ordering::Relaxed)))
     }
 
-    /// Takes the copy when it has everything up to a revision. None where it is not there, or not so far after `wait`.
+    /// Takes the copy when it contains everything up to a revision. None if it is not loaded, or not that far after `wait`.
     pub(in crate::store) fn take(&self, revision: u64, wait: Duration) -> Option<Content> {
         let held = self.shared.held();
         let behind = |held: &mut Option<Held>| held.as_ref().is_some_and(|held| held.revision < revision);
@@ -140,7 +140,7 @@ impl Replica {
 
 impl Shared {
     fn held(&self) -> MutexGuard<'_, Option<Held>> {
-        // A panic in the middle of a change would end in a copy that is taken for whole.
+        // A panic in the middle of a change must not leave a copy that looks complete.
         self.held.lock().unwrap_or_else(|poisoned| {
             let mut held = poisoned.into_inner();
             *held = None;
@@ -148,7 +148,7 @@ impl Shared {
         })
     }
 
-    /// The copy has everything at this moment.
+    /// The copy is complete at this moment.
     fn is_whole(&self) {
         self.whole_ms.store(boot_ms(), Ordering::Relaxed);
     }
@@ -177,7 +177,7 @@ impl Shared {
                     std::thread::sleep(jitter(PAUSE));
                 }
                 Err(error) => {
-                    // Such a record is found by whoever leads, too.
+                    // The leader finds such a record, too.
                     let error = error.to_string();
                     let mut unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
                     if unreadable.as_ref() != Some(&error) {
@@ -192,7 +192,7 @@ impl Shared {
         }
     }
 
-    /// Loads everything as it is at one moment. What is half in place then is brought there by what follows.
+    /// Loads everything as of one moment. The watch then completes what was only partly in place.
     fn load(&self) -> Result<(), StoreError> {
         let now = [Range::key(&self.cluster.key("records/meta"))];
         let done = self.cluster.client.ranges(&now, super::WITHIN).map_err(self.cluster.failed("copy it"))?;
@@ -217,11 +217,11 @@ impl Shared {
         Ok(())
     }
 
-    /// Follows what is written, until it is told to stop.
+    /// Follows the watch, until it is told to stop.
     fn follow(&self, revision: u64, attempt: usize) -> Result<(), StoreError> {
         let failed = || self.cluster.failed("follow it");
-        // Parts of large commits stand in between, and are passed over.
-        // Whose key comes before them all says when nobody leads any more.
+        // Parts of large commits are in between, and are ignored.
+        // The leader's key, which is before them all, tells when a leader is gone.
         let (first, last) = (self.cluster.key("leader"), self.cluster.key("traffic/"));
         let range = Range { end: Some(client::behind(&last)), first, ..Range::default() };
         let mut watch = self.cluster.client.watch(&range, revision + 1, attempt).map_err(failed())?;
@@ -230,7 +230,7 @@ impl Shared {
             match watch.next(TICK).map_err(failed())? {
                 Some(written) => self.take(written)?,
                 None if checked.elapsed() >= CHECK_EVERY => {
-                    // What was there at the last check must have come by now.
+                    // What was there at the last check must have arrived by now.
                     if self.held().as_ref().is_none_or(|held| held.revision < expected) {
                         return Err(failed()(EtcdError::Silent("a member tells nothing any more".to_owned())));
                     }

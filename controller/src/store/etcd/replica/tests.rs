@@ -1,4 +1,4 @@
-//! With real members of etcd.
+//! Tests with real members of etcd.
 
 use super::{
     super::tests::{
@@ -34,14 +34,14 @@ fn side(number: usize) -> crate::store::SideKey {
     (format!("vpcpr-{number:010}").parse().unwrap(), Vni::try_from(4096).unwrap())
 }
 
-/// Leads on while etcd is away for some seconds.
+/// Continues to lead while etcd is unreachable for some seconds.
 fn lead_long(members: &Members) -> Store {
     let mut settings = members.settings("/t/");
     settings.lease_s = 30;
     lead(&Arc::new(Cluster::new(&settings).unwrap()))
 }
 
-/// A copy that sees its only member through a proxy.
+/// A copy that reaches its only member through a proxy.
 fn behind_a_proxy(members: &Members) -> (Replica, Proxy) {
     let proxy = Proxy::start(members.address(0));
     let mut settings = members.settings("/t/");
@@ -52,7 +52,7 @@ fn behind_a_proxy(members: &Members) -> (Replica, Proxy) {
 #[test]
 fn a_copy_is_what_is_stored() {
     let members = Members::start(1);
-    // Another's keys are passed over.
+    // Keys of other programs are ignored.
     members.control(&["put", "/t", "x"]);
     members.control(&["put", "/tt/records/planet/x", "x"]);
     let store = lead(&cluster(&members));
@@ -79,7 +79,7 @@ fn a_copy_is_what_is_stored() {
     same(&copy, &store);
     assert_eq!((copy.loads(), copy.number()), (1, store.meta().unwrap().map(|meta| meta.number)));
 
-    // The store is filled anew, meanwhile and from another.
+    // The store is filled again, meanwhile and from another.
     let folder = tempfile::tempdir().unwrap();
     let other = Store::open(folder.path().join("s")).unwrap();
     commit(&other, &[region("south")], &[]).unwrap();
@@ -91,7 +91,7 @@ fn a_copy_is_what_is_stored() {
 }
 
 #[test]
-fn what_cannot_be_seen_for_a_while_is_caught_up_with() {
+fn a_copy_catches_up_after_an_outage() {
     let mut members = Members::start(1);
     let store = lead_long(&members);
     let (copy, proxy) = behind_a_proxy(&members);
@@ -108,7 +108,7 @@ fn what_cannot_be_seen_for_a_while_is_caught_up_with() {
     }
     assert_eq!(copy.loads(), 1);
 
-    // What was missed is not there to be told any more.
+    // What was missed has been compacted.
     proxy.set(Mode::Cut);
     for turn in 0..20 {
         commit(&store, &[region(&format!("missed-{turn}")), Change::Region("cut-0".parse().unwrap(), None)], &[])
@@ -126,7 +126,7 @@ fn a_member_that_is_cut_off_from_the_others_is_left() {
     let store = lead_long(&members);
     let copy = Replica::begin(&cluster(&members)).unwrap();
     same(&copy, &store);
-    // It follows the first of them, which does not answer any more and does not end its connections either.
+    // It watches the first member, which does not answer any more and does not close its connections either.
     members.signal(0, nix::sys::signal::Signal::SIGSTOP);
     commit(&store, &[region("north")], &[]).unwrap();
     let revision = cluster(&members).last_written().unwrap();
@@ -137,7 +137,7 @@ fn a_member_that_is_cut_off_from_the_others_is_left() {
 }
 
 #[test]
-fn who_leads_begins_with_the_copy() {
+fn a_leader_begins_with_the_copy() {
     let members = Members::start(1);
     let cluster = cluster(&members);
     let store = lead(&cluster);
@@ -147,7 +147,7 @@ fn who_leads_begins_with_the_copy() {
     same(&copy, &store);
     assert!(Store::lead_with(&copy, "http://x").unwrap().is_none(), "another leads");
     drop(store);
-    // So that it can be told from what is stored.
+    // To distinguish it from what is stored.
     copy.shared.held().as_mut().unwrap().content.state.apply(region("mark"));
     let (store, content) = Store::lead_with(&copy, "http://x").unwrap().unwrap();
     let mut stored = store.content().unwrap();
@@ -155,7 +155,7 @@ fn who_leads_begins_with_the_copy() {
     assert!(content == stored);
     drop(store);
 
-    // A copy that is behind is of no use.
+    // A copy that lags behind is useless.
     let copy = Replica::begin(&cluster).unwrap();
     until("the copy", || copy.number().is_some());
     copy.shared.stop.store(true, Ordering::Relaxed);
