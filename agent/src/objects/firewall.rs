@@ -10,75 +10,77 @@ use std::{fmt, ops::RangeInclusive};
 pub struct Firewall {
     /// Every chain.
     pub chains: Vec<Chain>,
-    /// Policies of `IPsec`; for each direction in the order in which the kernel asks them.
+    /// `IPsec` policies; for each direction in evaluation order.
     pub policies: Vec<Policy>,
     /// What could not be read, and why; then the fate of packets is unknown.
     pub unread: Vec<String>,
 }
 
-/// A policy of `IPsec`: what it selects is dropped, has to go or come through `IPsec`, or passes. The first one that selects a packet decides.
+/// An `IPsec` policy: what it matches is dropped, requires `IPsec`, or passes. The first one that matches a packet
+/// decides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// When the kernel asks it.
+    /// When the kernel evaluates it.
     pub direction: Direction,
-    /// The sources that it selects.
+    /// The sources that it matches.
     pub source: IpNet,
-    /// The destinations that it selects.
+    /// The destinations that it matches.
     pub destination: IpNet,
-    /// The device that it is about; none where it is about any.
+    /// The device that it is limited to; none if any.
     pub device: Option<InterfaceName>,
-    /// What else a packet must be.
+    /// Further conditions.
     pub upper: Upper,
-    /// What becomes of packets.
+    /// What happens to packets.
     pub action: Action,
-    /// Whether it is of type `sub`. Where one of these selects a packet and does not block it, the kernel asks those of type `main` as well.
+    /// Whether it is of type `sub`. If one of these matches a packet and does not block it, the kernel also evaluates
+    /// those of type `main`.
     pub sub: bool,
-    /// Its priority; the kernel asks the one with the smallest number first. None where it is the default of all that no policy selects.
+    /// Its priority; the smallest number is evaluated first. None for the default of packets that no policy matches.
     pub priority: Option<u32>,
 }
 
-/// What a [`Policy`] selects by, besides addresses and devices.
+/// The conditions of a [`Policy`] besides addresses and devices.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Upper {
-    /// The protocol behind the IP header; none where it may be any.
+    /// The protocol behind the IP header; none if any.
     pub protocol: Option<u8>,
-    /// The port that it goes to, and the bits of it that count.
+    /// The destination port, and the bits of it that count.
     pub destination_port: (u16, u16),
-    /// Whether there is more: the port that it comes from, or a user.
+    /// Whether there is more: a source port, or a user.
     pub more: bool,
 }
 
 impl Upper {
-    /// Whether it may be anything.
+    /// Whether any packet satisfies it.
     pub fn is_any(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// Of what is forwarded the kernel asks `fwd` and `out`, of what the host takes `in`, of what it sends `out`.
+/// For forwarded packets the kernel evaluates `fwd` and `out`, for received ones `in`, for sent ones `out`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Direction {
-    /// Before the host takes a packet: whether it may have come as it has.
+    /// Before delivery to the host: whether the packet may have arrived in this form.
     In,
-    /// Before a packet is forwarded: whether it may have come as it has.
+    /// Before forwarding: whether the packet may have arrived in this form.
     Forward,
     /// How it leaves.
     Out,
 }
 
-/// What a [`Policy`] does.
+/// The action of a [`Policy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Lets packets pass as they are.
     Allow,
     /// Drops them.
     Block,
-    /// Wants `IPsec`: what has not come by it is dropped, what leaves is put into it.
+    /// Requires `IPsec`: packets that arrived without it are dropped, outgoing ones are protected.
     Protect,
 }
 
 impl Policy {
-    /// What becomes of packets that no policy selects, as the last one of its direction.
+    /// The default for packets that no policy matches, as the last one of its direction.
     pub fn default_of(direction: Direction, all: IpNet, action: Action) -> Self {
         let (upper, sub, priority) = (Upper::default(), false, None);
         Self { direction, source: all, destination: all, device: None, upper, action, sub, priority }

@@ -1,4 +1,4 @@
-//! What is wrong with a host, after a look at its kernel.
+//! What is wrong with a host, after its kernel was observed.
 
 use super::{MAX_PROBLEMS, Reconciler, host_problem};
 use crate::{diff::LazyPlan, kernel::Kernel, objects::Operation, scope};
@@ -10,7 +10,7 @@ use nix::libc;
 use std::time::Instant;
 
 impl<K: Kernel> Reconciler<K> {
-    /// What is wrong: conflicts, and what should still be done after everything that could be done was.
+    /// The problems: conflicts, and what is still to be done after everything that could be done was.
     pub(super) fn problems(
         &self,
         config: &ValidHostConfig,
@@ -34,7 +34,7 @@ impl<K: Kernel> Reconciler<K> {
         let undone = plan.operations().take(2 * MAX_PROBLEMS).map(|operation| {
             let object = operation.to_string();
             let (kind, reason) = match self.refused.get(&object) {
-                // Ours was not there a moment ago, so it is another's.
+                // Ours was missing a moment ago, so it belongs to another program.
                 Some(refusal) if refusal.errno == libc::EEXIST => {
                     (ProblemKind::Conflict, format!("an object that is not ours is in its place: {refusal}"))
                 }
@@ -61,7 +61,7 @@ impl<K: Kernel> Reconciler<K> {
         problems
     }
 
-    /// Adds what somebody keeps changing back: what is left as it is for now, and what is put right each time.
+    /// Adds what another program keeps changing back: what is left alone for now, and what is repaired each time.
     pub(super) fn add_contested(
         &self,
         config: &ValidHostConfig,

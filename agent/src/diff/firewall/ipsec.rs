@@ -1,4 +1,4 @@
-//! Policies of `IPsec`: they select by addresses, whichever VRF a packet is in, and what hosts send each other as well.
+//! `IPsec` policies: they match by addresses, whichever VRF a packet is in, and also traffic between hosts.
 
 use super::{
     Flow, Interference, InterferenceKind, NAMED,
@@ -12,14 +12,14 @@ use cps_peering_config::net::{InterfaceName, within};
 use ipnet::IpNet;
 use std::{collections::BTreeSet, net::IpAddr};
 
-/// Those that may select packets of VPCs, and that no other one keeps from them; a few at most.
+/// Policies that may match packets of VPCs and that no other policy precedes for all of them; a few at most.
 pub(super) fn find(policies: &[Policy], of_vpcs: &OfVpcs, found: &mut Vec<Interference>) {
     let is_ours = |device: &InterfaceName| of_vpcs.vrfs.contains(device) || of_vpcs.members.contains(device);
     let forwarded = policies.iter().filter(|policy| {
-        // What servers send to their gateway does not pass from one VPC to another.
+        // Traffic between servers and their gateway does not pass from one VPC to another.
         policy.direction != Direction::In && policy.device.as_ref().is_none_or(is_ours)
     });
-    // With the VPCs whose packets it may select.
+    // With the VPCs whose packets it may match.
     let concerned = forwarded.filter_map(|policy| {
         let touches = |networks: &&Networks| networks.touch(&policy.source) && networks.touch(&policy.destination);
         let reachable: Vec<&Networks> = of_vpcs.reachable.iter().filter(touches).collect();
@@ -33,18 +33,18 @@ pub(super) fn find(policies: &[Policy], of_vpcs: &OfVpcs, found: &mut Vec<Interf
                 && before.direction == policy.direction
                 && reachable.iter().all(|networks| covers(before, policy, networks))
         };
-        // Where one of type `sub` selects a packet, one of type `main` is asked as well; for what is forwarded, one for `in`.
+        // After a match of type `sub`, type `main` is evaluated as well; for forwarded packets, also one for `in`.
         policy.sub || (policy.action != Action::Allow && !before.any(|before| !before.sub && passed(before)))
     });
     found.extend(in_the_way.take(NAMED).map(|(_, (policy, _))| interference(policy, Effect::MayDrop)));
 }
 
-/// Whether a policy selects all packets of these networks that another one does.
+/// Whether a policy matches all packets of these networks that another one does.
 fn covers(before: &Policy, policy: &Policy, networks: &Networks) -> bool {
     let device = before.device.is_none() || before.device == policy.device;
     let all = |before: &IpNet, policy: &IpNet| {
         within(policy, before) || {
-            // Of two prefixes that meet, one is within the other.
+            // Of two prefixes that overlap, one is within the other.
             let both = networks
                 .iter()
                 .filter_map(|net| if within(net, policy) { Some(net) } else { within(policy, net).then_some(policy) });
@@ -57,12 +57,12 @@ fn covers(before: &Policy, policy: &Policy, networks: &Networks) -> bool {
         && all(&before.destination, &policy.destination)
 }
 
-/// Those that drop every packet between this host and some others, or all; a few at most.
+/// Policies that drop every packet between this host and some others, or all; a few at most.
 pub(super) fn find_between_hosts(policies: &[Policy], them: &BetweenHosts, found: &mut Vec<Interference>) {
     found.extend(between_hosts(policies, them).filter(|it| it.effect == Effect::DropsAll).take(NAMED));
 }
 
-/// Those that may drop some; a few at most.
+/// Policies that may drop some; a few at most.
 pub(super) fn doubts(policies: &[Policy], them: &BetweenHosts, found: &mut Vec<Interference>) {
     found.extend(between_hosts(policies, them).filter(|it| it.effect == Effect::MayDrop).take(NAMED));
 }
@@ -74,8 +74,8 @@ fn between_hosts(policies: &[Policy], them: &BetweenHosts) -> impl Iterator<Item
     blocking.map(|(policy, effect)| interference_between_hosts(policy, them.port, effect))
 }
 
-/// Which policies drop VXLAN between an address of this host and those of others. What has to be in `IPsec` is meant to be, and nobody
-/// can tell from a policy whether it is.
+/// Which policies drop VXLAN between an address of this host and those of others. A policy that requires `IPsec` is
+/// intended, and does not show whether the traffic is protected.
 fn blocking<'a>(
     policies: &'a [Policy],
     direction: Direction,
@@ -84,7 +84,7 @@ fn blocking<'a>(
     port: u16,
 ) -> Vec<(&'a Policy, Effect)> {
     let (mut found, mut some_passed) = (Vec::new(), false);
-    // Those of type `sub` that let packets pass are not the last that are asked.
+    // Those of type `sub` that let packets pass are not the last to be evaluated.
     let asked = |policy: &&Policy| policy.direction == direction && (!policy.sub || policy.action == Action::Block);
     for policy in policies.iter().filter(asked) {
         let (own, other) = match direction {
@@ -111,11 +111,11 @@ fn blocking<'a>(
     found
 }
 
-/// How many of the packets between two hosts a policy selects that is about their addresses.
+/// How many of the packets between two hosts a policy matches whose addresses fit.
 fn extent(policy: &Policy, device: &Devices, port: u16) -> Extent {
     let (wanted, mask) = policy.upper.destination_port;
     let other_protocol = policy.upper.protocol.is_some_and(|protocol| protocol != UDP);
-    // The kernel takes either the device for it, or the loopback device.
+    // The kernel uses either that device or the loopback device.
     let may_be =
         |name: &InterfaceName| name.as_str() == LOOPBACK || device.names().is_none_or(|names| names.contains(name));
     match policy.device {
@@ -126,7 +126,7 @@ fn extent(policy: &Policy, device: &Devices, port: u16) -> Extent {
     }
 }
 
-/// Those that select packets of one flow, or some of them, up to the first one that selects all.
+/// Policies that match packets of one flow, or some of them, up to the first one that matches all.
 pub(super) fn touching(policies: &[Policy], flow: &Flow, found: &mut Vec<Interference>) {
     match *flow {
         Flow::OfVpc { source, destination, from: Some(_), vrf, to: Some(to) } => {
@@ -150,7 +150,7 @@ pub(super) fn touching(policies: &[Policy], flow: &Flow, found: &mut Vec<Interfe
     }
 }
 
-/// The same of those that are asked, in order, about packets of a VPC.
+/// The same for policies in evaluation order, for packets of a VPC.
 fn touching_in<'a>(asked: impl Iterator<Item = &'a Policy>, found: &mut Vec<Interference>) {
     let mut all = true;
     for policy in asked {
@@ -217,8 +217,8 @@ mod tests {
         Upper { protocol: Some(UDP), destination_port: (port & mask, mask), more: false }
     }
 
-    /// What is reported of packets between a host, where `uplink` has the address, and two others: as a problem and as a doubt, both of
-    /// all that are sent and all that arrive.
+    /// What is reported about packets between a host, where `uplink` has the address, and two others: as problems and
+    /// as doubts, both for everything sent and everything received.
     fn judged(policies: &[Policy]) -> (Vec<String>, Vec<String>) {
         let hosts = ["192.0.2.2", "198.51.100.7"].map(|address| address.parse().unwrap());
         let them = BetweenHosts {
@@ -236,7 +236,7 @@ mod tests {
         (said(problems), said(doubted))
     }
 
-    /// How many problems and doubts that makes.
+    /// The number of problems and doubts.
     fn counted(policies: &[Policy]) -> (usize, usize) {
         let (problems, doubts) = judged(policies);
         (problems.len(), doubts.len())
@@ -265,7 +265,7 @@ mod tests {
         for (policies, found) in [
             (vec![within("192.0.2.2/32", Action::Block)], (1, 0)),
             (vec![default.clone()], (1, 0)),
-            // Others' packets.
+            // Packets of others.
             (vec![out("203.0.113.0/24", Action::Block)], (0, 0)),
             (vec![policy(Direction::Out, "192.0.2.9/32", "0.0.0.0/0", Action::Block)], (0, 0)),
             (vec![policy(Direction::In, "192.0.2.1/32", "192.0.2.2/32", Action::Block)], (0, 0)),
@@ -279,10 +279,10 @@ mod tests {
             (vec![on("uplink", &block)], (0, 1)),
             (vec![on("lo", &default)], (0, 1)),
             (vec![on("eth1", &block)], (0, 0)),
-            // What has to be in IPsec is meant to be.
+            // A policy that requires IPsec is intended.
             (vec![out("0.0.0.0/0", Action::Protect), within("0.0.0.0/0", Action::Protect)], (0, 0)),
             (vec![out("0.0.0.0/0", Action::Protect), block.clone()], (0, 0)),
-            // The first one that selects a packet decides.
+            // The first one that matches decides.
             (vec![out("192.0.2.0/24", Action::Allow), block.clone()], (1, 0)),
             (vec![out("192.0.2.0/24", Action::Allow), out("198.51.100.0/24", Action::Allow), block.clone()], (0, 0)),
             (vec![block.clone(), block.clone()], (1, 0)),
@@ -290,7 +290,7 @@ mod tests {
             (vec![Policy { action: Action::Allow, ..of(udp(53, !0)) }, block.clone()], (1, 0)),
             (vec![on("uplink", &out("0.0.0.0/0", Action::Allow)), block.clone()], (0, 1)),
             (vec![within("0.0.0.0/0", Action::Allow), default], (0, 0)),
-            // Behind one of type `sub` that lets packets pass, those of type `main` are asked.
+            // After one of type `sub` that lets packets pass, those of type `main` are evaluated.
             (vec![Policy { sub: true, ..out("0.0.0.0/0", Action::Allow) }, block.clone()], (1, 0)),
             (vec![Policy { sub: true, ..block.clone() }, out("0.0.0.0/0", Action::Allow)], (1, 0)),
         ] {
@@ -337,7 +337,7 @@ mod tests {
         assert_eq!(found(&[allow("10.0.0.0/14"), block("0.0.0.0/0", "0.0.0.0/0")]), 1);
         assert_eq!(found(&[allow("10.0.0.0/14"), block("10.0.0.0/13", "0.0.0.0/0")]), 0);
         assert_eq!(found(&[allow("10.0.0.0/8"), block("0.0.0.0/0", "0.0.0.0/0")]), 0);
-        // One of type `sub` decides nothing by itself but to block.
+        // One of type `sub` decides nothing by itself except to block.
         let sub = |policy| Policy { sub: true, ..policy };
         assert_eq!(found(&[sub(allow("10.1.0.0/16"))]), 1);
         assert_eq!(found(&[sub(allow("10.7.0.0/16"))]), 0);

@@ -1,4 +1,4 @@
-//! Policies of `IPsec` (`include/uapi/linux/xfrm.h`), read-only: they decide about packets as filters do, in VRFs as well.
+//! `IPsec` policies (`include/uapi/linux/xfrm.h`), read-only: they decide about packets like filters, in VRFs as well.
 
 use crate::{
     kernel::{
@@ -23,7 +23,7 @@ const ID_LEN: usize = 64;
 /// `struct xfrm_userpolicy_info`, which begins with a `struct xfrm_selector`.
 const INFO_LEN: usize = 168;
 const SELECTOR_LEN: usize = 56;
-/// Of `struct xfrm_selector`.
+/// Offsets in `struct xfrm_selector`.
 const SOURCE: usize = 16;
 const PORT_TO: usize = 32;
 const PORT_TO_MASK: usize = 34;
@@ -48,13 +48,13 @@ const GET_DEFAULT: u16 = 0x28;
 const DEFAULT_LEN: usize = 3;
 /// `XFRM_USERPOLICY_BLOCK`.
 const BLOCK: u8 = 1;
-/// `XFRM_POLICY_TYPE_MAIN`; `XFRM_POLICY_TYPE_SUB` is 1. A kernel that knows no others does not say it.
+/// `XFRM_POLICY_TYPE_MAIN`; `XFRM_POLICY_TYPE_SUB` is 1. A kernel without other types does not report it.
 const MAIN: u8 = 0;
-/// `struct xfrm_user_tmpl`, and where it says that a packet may do without.
+/// `struct xfrm_user_tmpl`, and the offset of its flag that makes it optional.
 const TEMPLATE_LEN: usize = 64;
 const OPTIONAL: usize = 50;
 
-/// More of them are not kept.
+/// The most policies that are kept.
 const MAX_POLICIES: usize = 16_384;
 
 /// Policies could not be read.
@@ -76,8 +76,8 @@ impl Unread {
     }
 }
 
-/// Those that may select packets of VPCs or between hosts, which carry no mark and do not go to an interface of `IPsec`; for each
-/// direction in the kernel's order, at the end what it does with what none of them selects.
+/// Policies that may match packets of VPCs or between hosts, which carry no mark and do not go to an `IPsec` interface;
+/// for each direction in the kernel's order, with the default for unmatched packets last.
 pub(super) fn policies(names: &BTreeMap<u32, InterfaceName>) -> Result<Vec<Policy>, Unread> {
     let mut socket = Socket::xfrm()?;
     let all = |body: &mut Vec<u8>| body.extend([0; ID_LEN]);
@@ -94,14 +94,14 @@ pub(super) fn policies(names: &BTreeMap<u32, InterfaceName>) -> Result<Vec<Polic
     if found.len() > MAX_POLICIES {
         return Err(Unread::TooMany);
     }
-    // The kernel lists the newest first, and of those of one priority asks the oldest first.
+    // The kernel lists the newest first, and evaluates the oldest first among equal priorities.
     found.reverse();
     found.extend(defaults(&mut socket)?);
     found.sort_by_key(|policy| (policy.direction, policy.priority.is_none(), !policy.sub, policy.priority));
     Ok(found)
 }
 
-/// What becomes of packets that no policy selects, where they do not pass.
+/// The defaults for packets that no policy matches, if they are dropped.
 fn defaults(socket: &mut Socket) -> Result<Vec<Policy>, Unread> {
     let answer = match socket.get(GET_DEFAULT, |body| body.extend([0; DEFAULT_LEN]))? {
         Ok(answer) => answer,
@@ -117,25 +117,26 @@ fn defaults(socket: &mut Socket) -> Result<Vec<Policy>, Unread> {
     Ok(blocked.flat_map(of).collect())
 }
 
-/// One that concerns packets without a mark; none of the inner ones where it does not. None where it cannot be read.
+/// A policy for packets without a mark; the inner value is none if it does not concern them. None if it cannot be
+/// parsed.
 #[expect(clippy::option_option, reason = "one that does not concern is not one that cannot be read")]
 fn read(payload: &[u8], names: &BTreeMap<u32, InterfaceName>) -> Option<Option<Policy>> {
     let direction = match u8_at(payload, DIRECTION)? {
         0 => Direction::In,
         1 => Direction::Out,
         2 => Direction::Forward,
-        // Of single sockets.
+        // A policy of a single socket.
         _ => return Some(None),
     };
     let find = |wanted| attributes(payload, INFO_LEN).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-    // A packet without a mark is selected where the mark that is wanted is 0, whatever the mask.
+    // A packet without a mark matches if the required mark is 0, whatever the mask.
     let marked = find(MARK).is_some_and(|mark| u32_at(mark, 0) != Some(0));
     if marked || find(INTERFACE_ID).is_some_and(|id| u32_at(id, 0) != Some(0)) {
         return Some(None);
     }
     let device = match u32_at(payload, DEVICE)? {
         0 => None,
-        // Of a device that is not there nothing comes.
+        // Nothing arrives on a device that does not exist.
         index => match names.get(&index) {
             Some(name) => Some(*name),
             None => return Some(None),
@@ -148,7 +149,7 @@ fn read(payload: &[u8], names: &BTreeMap<u32, InterfaceName>) -> Option<Option<P
     let action = match (u8_at(payload, ACTION)?, direction) {
         (1, _) => Action::Block,
         _ if templates.is_empty() => Action::Allow,
-        // What has not come by IPsec passes then (`level use`). What leaves is put into it all the same.
+        // Unprotected packets then pass on arrival (`level use`). Outgoing ones are protected all the same.
         (_, Direction::In | Direction::Forward) if optional => Action::Allow,
         _ => Action::Protect,
     };
@@ -188,7 +189,7 @@ mod tests {
     use nix::sched::{CloneFlags, unshare};
     use std::{process::Command, thread};
 
-    /// What is read of what `ip` sets in a network namespace of its own.
+    /// The policies read back after `ip` has set these in a new network namespace.
     fn read_after(lines: &[&str]) -> Vec<String> {
         let set_and_read = || {
             unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
@@ -249,7 +250,7 @@ mod tests {
         );
     }
 
-    /// What no policy selects is dropped without one that says so.
+    /// The default drops unmatched packets without an explicit policy.
     #[test]
     fn the_default_is_the_last_one_of_its_direction() {
         let found = read_after(&["setdefault fwd block", "add src 10.1.0.0/16 dst 10.2.0.0/16 dir fwd action allow"]);
@@ -261,7 +262,7 @@ mod tests {
         assert!(read_after(&["setdefault fwd accept out accept in accept"]).is_empty());
     }
 
-    /// As a kernel with `CONFIG_XFRM_SUB_POLICY` tells it.
+    /// As reported by a kernel with `CONFIG_XFRM_SUB_POLICY`.
     #[test]
     fn the_type_is_read() {
         let told = |kind: Option<u8>| {
