@@ -15,7 +15,7 @@
 //! | `GET /v1/diagnosis` | what is right and wrong with the host | 200 [`HostDiagnosis`](crate::diagnosis::HostDiagnosis), 503 while another one is made |
 //! | `GET /v1/snapshot` | all that it knows of its kernel | 200 [`HostSnapshot`](crate::diagnosis::HostSnapshot), 503 while another one is made |
 //! | `POST /v1/trace` | a [`TraceQuery`](crate::trace::TraceQuery): one end of the path between two addresses | 200 [`TraceAnswer`](crate::trace::TraceAnswer), 400, 503 while too many are asked for |
-//! | `POST /v1/probe` | a [`ProbeQuery`](crate::probe::ProbeQuery): packets to a gateway on another host | 200 [`ProbeAnswer`](crate::probe::ProbeAnswer), 400, 503 while too many are sent |
+//! | `POST /v1/probe` | [`PathEndpoints`](crate::trace::PathEndpoints): packets to a gateway on another host | 200 [`ProbeAnswer`](crate::probe::ProbeAnswer), 400, 503 while too many are sent |
 //! | `GET /healthz` | the process is alive | 200 |
 //! | `GET /metrics` | figures for Prometheus | 200 |
 //!
