@@ -27,9 +27,9 @@ use cps_peering_config::{
     },
     cluster::ClusterId,
     format::{self, Decoded, FormatError},
-    probe::{MAX_SIDES, ProbeQuery, ProbeReport},
+    probe::{MAX_SIDES, ProbeReport},
     tls::{CONTROLLER, MONITORING, OPERATOR},
-    trace::TraceQuery,
+    trace::{PathEndpoints, TraceQuery},
     traffic::{Grants, TrafficReport},
 };
 use cps_peering_http::{
@@ -142,7 +142,7 @@ pub fn probe_route(prober: Prober, identity: Option<Identity>) -> Router {
     let answer = async move |body: Bytes| {
         let refuse =
             |status: StatusCode, message: String| (status, Json(ErrorBody { message, desired: None })).into_response();
-        let query: ProbeQuery = match serde_json::from_slice(&body) {
+        let query: PathEndpoints = match serde_json::from_slice(&body) {
             Ok(query) => query,
             Err(error) => return refuse(StatusCode::BAD_REQUEST, format!("not a valid probe query: {error}")),
         };

@@ -15,7 +15,7 @@
 //! | `GET /v1/diagnosis` | what is right and wrong with the host | 200 [`HostDiagnosis`](crate::diagnosis::HostDiagnosis), 503 while another one is being made |
 //! | `GET /v1/snapshot` | all that the agent knows about its kernel | 200 [`HostSnapshot`](crate::diagnosis::HostSnapshot), 503 while another one is being made |
 //! | `POST /v1/trace` | a [`TraceQuery`](crate::trace::TraceQuery): one end of the path between two addresses | 200 [`TraceAnswer`](crate::trace::TraceAnswer), 400, 503 if too many are waiting |
-//! | `POST /v1/probe` | a [`ProbeQuery`](crate::probe::ProbeQuery): packets to a gateway on another host | 200 [`ProbeAnswer`](crate::probe::ProbeAnswer), 400, 503 if too many are being sent |
+//! | `POST /v1/probe` | [`PathEndpoints`](crate::trace::PathEndpoints): packets to a gateway on another host | 200 [`ProbeAnswer`](crate::probe::ProbeAnswer), 400, 503 if too many are being sent |
 //! | `GET /healthz` | the process is alive | 200 |
 //! | `GET /metrics` | metrics for Prometheus | 200 |
 //!

@@ -4,49 +4,9 @@
 //! another host. The kernel there replies (rule C8), so that no server of a tenant takes part. New fields have
 //! defaults, unknown ones are ignored: one version older and newer work together.
 
-use crate::{
-    id::{PeeringId, VpcId},
-    net::Vni,
-    trace::TraceQuery,
-};
+use crate::{id::PeeringId, net::Vni};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, net::IpAddr};
-
-/// The body of `POST /v1/probe`: source and destination.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProbeQuery {
-    /// The VPC that sends.
-    pub vpc: VpcId,
-    /// A gateway address of that VPC on this host. Replies come to it.
-    pub local: IpAddr,
-    /// The VPC that replies.
-    pub peer_vpc: VpcId,
-    /// A gateway address of that VPC, of the same family.
-    pub remote: IpAddr,
-    /// The VNI of the own side of the peering; none within a VPC.
-    #[serde(default)]
-    pub side: Option<Vni>,
-    /// The VTEP address of the host that has `remote`; none if it is this one.
-    #[serde(default)]
-    pub remote_vtep: Option<IpAddr>,
-}
-
-impl From<&ProbeQuery> for TraceQuery {
-    /// The path that the probe takes.
-    fn from(query: &ProbeQuery) -> Self {
-        Self {
-            vpc: query.vpc.clone(),
-            local: query.local,
-            peer_vpc: query.peer_vpc.clone(),
-            remote: query.remote,
-            side: query.side,
-            remote_vtep: query.remote_vtep,
-            protocol: None,
-            port: None,
-            port_in: None,
-        }
-    }
-}
+use std::collections::BTreeMap;
 
 /// The result.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,9 +89,6 @@ mod tests {
         let newer = r#"{"version":"9","colour":1,"sent":3,"received":2,"round_trip_min_us":7}"#;
         let answer: ProbeAnswer = serde_json::from_str(newer).unwrap();
         assert_eq!((answer.sent, answer.received, answer.round_trip_min_us, answer.path_mtu), (3, 2, Some(7), None));
-        let older = r#"{"vpc":"vpc-a","local":"10.1.0.1","peer_vpc":"vpc-b","remote":"10.2.0.1","mood":1}"#;
-        let query: ProbeQuery = serde_json::from_str(older).unwrap();
-        assert_eq!((query.side, query.remote_vtep), (None, None));
         let newer =
             r#"{"moon":1,"interval_s":5,"sides":{"7":{"peering":"p","sent":20,"lost":1,"age_ms":9,"colour":2}}}"#;
         let report: ProbeReport = serde_json::from_str(newer).unwrap();

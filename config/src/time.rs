@@ -4,6 +4,13 @@ use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use std::time::{SystemTime, UNIX_EPOCH};
 use thiserror::Error;
 
+/// A minute, in milliseconds.
+pub const MINUTE_MS: u64 = 60 * 1000;
+/// An hour, in milliseconds.
+pub const HOUR_MS: u64 = 60 * MINUTE_MS;
+/// 24 hours, in milliseconds.
+pub const DAY_MS: u64 = 24 * HOUR_MS;
+
 fn at(ms: u64) -> Timestamp {
     // Beyond the calendar's range: its last moment.
     i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(Timestamp::MAX)

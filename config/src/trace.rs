@@ -8,9 +8,10 @@ use crate::{id::VpcId, net::Vni, revision::Revision};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::net::IpAddr;
 
-/// The body of `POST /v1/trace`: one end of a path, from the view of its host.
+/// Both ends of a path, as seen from the host of one of them. Also the body of `POST /v1/probe`, where both addresses are
+/// gateway addresses of one family: `local` sends, and `remote` replies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TraceQuery {
+pub struct PathEndpoints {
     /// The VPC of the address on this host.
     pub vpc: VpcId,
     /// The address behind a port of this host, or a gateway address of that port.
@@ -25,6 +26,14 @@ pub struct TraceQuery {
     /// The VTEP address of the host that has the other address; none if it is this one.
     #[serde(default)]
     pub remote_vtep: Option<IpAddr>,
+}
+
+/// The body of `POST /v1/trace`: one end of a path, as seen from the host that has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceQuery {
+    /// The ends of the path.
+    #[serde(flatten)]
+    pub ends: PathEndpoints,
     /// The IP protocol of the packets (IANA protocol numbers); none for any.
     #[serde(default)]
     pub protocol: Option<u8>,
@@ -174,7 +183,7 @@ mod tests {
         assert_eq!((answer.send[0].verdict, answer.receive.len()), (Verdict::Unknown, 0));
         let older = r#"{"vpc":"vpc-a","local":"10.1.0.5","peer_vpc":"vpc-b","remote":"10.2.0.5","aspect":[]}"#;
         let query: TraceQuery = serde_json::from_str(older).unwrap();
-        assert_eq!((query.side, query.remote_vtep, query.port.or(query.port_in)), (None, None, None));
+        assert_eq!((query.ends.side, query.ends.remote_vtep, query.port.or(query.port_in)), (None, None, None));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! reboot, or on another machine, the downtime is taken from the wall clock, if it is short.
 
 use crate::model::{Leap, Now};
+use cps_peering_config::time::{HOUR_MS, MINUTE_MS};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -76,8 +77,7 @@ pub struct Tolerance {
 
 impl Default for Tolerance {
     fn default() -> Self {
-        const MINUTE: u64 = 60 * 1000;
-        Self { leap_ms: 10 * MINUTE, believed_after_ms: 6 * 60 * MINUTE }
+        Self { leap_ms: 10 * MINUTE_MS, believed_after_ms: 6 * HOUR_MS }
     }
 }
 

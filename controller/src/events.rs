@@ -9,12 +9,15 @@ use crate::model::{
     record::{End, Peering, PeeringState, Role},
     state::{Change, State},
 };
-use cps_peering_config::id::{AccountId, HostId, RegionId};
+use cps_peering_config::{
+    id::{AccountId, HostId, RegionId},
+    time::DAY_MS,
+};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
 /// How long events are available, in milliseconds: 7 days.
-pub const KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+pub const KEPT_MS: u64 = 7 * DAY_MS;
 
 /// An event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

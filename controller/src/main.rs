@@ -62,28 +62,10 @@ fn main() -> ExitCode {
     let text = std::fs::read_to_string(settings).unwrap_or_default();
     cps_peering_service::log::start(if arguments.dev { LogFormat::Text } else { LogFormat::of(&text) });
     if arguments.openapi {
-        return match serde_json::to_string_pretty(&api::openapi_document()) {
-            Ok(text) => {
-                cps_peering_terminal::show(&text);
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                tracing::error!("{error:#}");
-                ExitCode::FAILURE
-            }
-        };
+        return shown(serde_json::to_string_pretty(&api::openapi_document()).map_err(Into::into));
     }
     if let Some(command) = &arguments.command {
-        return match maintenance::execute(command, settings) {
-            Ok(text) => {
-                cps_peering_terminal::show(&text);
-                ExitCode::SUCCESS
-            }
-            Err(error) => {
-                tracing::error!("{error:#}");
-                ExitCode::FAILURE
-            }
-        };
+        return shown(maintenance::execute(command, settings));
     }
     let read = || {
         if arguments.dev {
@@ -104,6 +86,20 @@ fn main() -> ExitCode {
         Err(error) => {
             tracing::error!("{error:#}");
             if is_lasting(&error) { EXIT_DAMAGED.into() } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+/// Shows the output of a command, or logs why it failed.
+fn shown(result: anyhow::Result<String>) -> ExitCode {
+    match result {
+        Ok(text) => {
+            cps_peering_terminal::show(&text);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
         }
     }
 }

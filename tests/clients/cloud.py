@@ -1,4 +1,4 @@
-"""Tenants who talk to a controller, and what its answers are."""
+"""Tenants of a controller, and its responses."""
 
 import importlib
 import json
@@ -17,7 +17,7 @@ NORTH, EAST = "cn-north-1", "cn-east-2"
 
 
 class Refused(Exception):
-    """An answer that is an error."""
+    """An error response."""
 
     def __init__(self, answer):
         error = answer["error"]
@@ -33,11 +33,11 @@ class Refused(Exception):
 
 
 class Unexpected(Exception):
-    """An answer that does not have the shape of one."""
+    """A response without the usual form."""
 
 
 def until(look, seconds=10):
-    """Looks until there is something to be seen, and returns it."""
+    """Polls until there is a result, and returns it."""
     end = time.monotonic() + seconds
     while True:
         seen = look()
@@ -49,7 +49,7 @@ def until(look, seconds=10):
 
 
 def result(response):
-    """The result in a response; what is wrong with it is raised."""
+    """The result in a response; an error is raised."""
     answer = response.json()
     if response.headers.get("content-type") != "application/json":
         raise Unexpected(f"content type {response.headers.get('content-type')}")
@@ -63,7 +63,7 @@ def result(response):
 
 
 def host(sandbox, name, region, *ports, maintenance=False):
-    """A host whose agent nobody can reach, with ports: pairs of VPC and gateway."""
+    """A host with an unreachable agent, and ports: pairs of VPC and gateway."""
     number = int(name.removeprefix("h"))
     host = {
         "id": name,
@@ -80,7 +80,7 @@ def host(sandbox, name, region, *ports, maintenance=False):
 
 
 class Ear(Logger):
-    """Hears what the SDK logs: its answers keep less of an error than the wire has."""
+    """Records what the SDK logs: its responses contain less of an error than the wire."""
 
     def __init__(self):
         super().__init__(0)
@@ -107,7 +107,7 @@ class Tenant:
         self.access_key, self.secret_key = account["access_key"], account["secret_key"]
 
     def request(self, request, service="vpc", keys=None):
-        """Sends a request of the SDK; the same one within a second again after it, as the answer asks for."""
+        """Sends a request of the SDK; an identical one within a second is repeated after it, as the error says."""
         try:
             return self._request(request, service, keys)
         except Refused as refused:
@@ -141,27 +141,27 @@ class Tenant:
         return self.request(request, service, keys)
 
     def own(self, method, path, /, header=None, regionId=NORTH, **parameters):
-        """Calls an operation of this product, with the SDK; the path is that behind the region."""
+        """Calls an operation of this product, with the SDK; the path is relative to the region."""
         request = OwnRequest(method, "/regions/{regionId}" + path, {"regionId": regionId, **parameters}, header)
         return self.request(request)
 
     def bare(self, method, path, **arguments):
-        """A request with the account's token; the path is that behind `/v1`."""
+        """A request with the account's token; the path is relative to `/v1`."""
         return result(self.sandbox.http(method, "/v1" + path, self.token, **arguments))
 
     def vpc(self, cidr, region=NORTH, name=None, **spec):
-        """Makes a VPC; its id."""
+        """Creates a VPC; returns its id."""
         spec = {"cidr": cidr, "name": name or f"net {cidr}", "description": None, **spec}
         return self.call("CreateVpc", "cps", regionId=region, vpcSpec=spec)["vpcId"]
 
     def peer(self, vpc, remote, region=NORTH, name=None, **more):
-        """Makes a peering, or a request for one."""
+        """Creates a peering, or a request for one."""
         name = name or f"{vpc[-8:]}+{remote[-8:]}"
         parameters = {"vpcPeeringName": name, "vpcId": vpc, "remoteVpcId": remote, **more}
         return self.call("CreateVpcPeering", regionId=region, **parameters)["vpcPeering"]
 
     def ask(self, vpc, other, remote, region=NORTH, **more):
-        """Asks another account for a peering."""
+        """Requests a peering with another account."""
         return self.peer(vpc, remote, region, remoteAccountId=other.id, **more)
 
     def show(self, peering, region=NORTH):
@@ -169,7 +169,7 @@ class Tenant:
         return self.call("DescribeVpcPeering", regionId=region, vpcPeeringId=peering)["vpcPeering"]
 
     def state(self, peering, region=NORTH):
-        """The state of a peering, as this account sees it; none where it does not."""
+        """The state of a peering, as this account sees it; none if it does not."""
         try:
             return self.show(peering, region)["state"]
         except Refused as refused:
@@ -187,7 +187,7 @@ class Tenant:
         return self.call("DescribeVpcPeerings", regionId=region, **parameters)
 
     def ids(self, region=NORTH, **filters):
-        """The ids of the peerings that filters let through."""
+        """The ids of the peerings that match filters."""
         filters = [{"name": name, "values": values} for name, values in filters.items()]
         return {it["vpcPeeringId"] for it in self.list(region, filters=filters, pageSize=100)["vpcPeerings"]}
 
@@ -210,20 +210,20 @@ class Tenant:
         return self.own("PUT", path, regionId=region, vpcPeeringId=peering, bandwidth=mbit, **more)["vpcPeering"]
 
     def routes(self, peering, region=NORTH):
-        """Who reaches what over a peering: pairs of VPC and CIDR."""
+        """The route policies of a peering: pairs of VPC and CIDR."""
         path = "/vpcPeerings/{vpcPeeringId}/routes"
         routes = self.own("GET", path, regionId=region, vpcPeeringId=peering)["routes"]
         assert all(it["nextHopType"] == "vpc_peering" and it["nextHop"] == peering for it in routes)
         return [(it["vpcId"], it["destinationCidr"]) for it in routes]
 
     def quota(self, region=NORTH):
-        """How many peerings the account has, and may have."""
+        """How many peerings the account has, and its limit."""
         quota = self.call("DescribeQuota", regionId=region, type="vpcpeering")["quota"]
         return quota["count"], quota["maxLimit"]
 
 
 class Refusal:
-    """`with refusal(…) as why:` expects an answer that is an error; `why` then has its details."""
+    """`with refusal(…) as why:` expects an error response; `why` then has its details."""
 
     def __init__(self, code, status, reason):
         self.expected = code, status, reason

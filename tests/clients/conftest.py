@@ -21,7 +21,7 @@ def start():
 
 @pytest.fixture
 def sandbox(start):
-    """A controller with the usual settings."""
+    """A controller with default settings."""
     return start()
 
 

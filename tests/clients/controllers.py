@@ -1,4 +1,4 @@
-"""Controllers to talk to: a sandbox, or two that share a store in etcd."""
+"""Controllers for tests: a sandbox, or two that share a store in etcd."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from cloud import EAST, NORTH, Tenant, result, until
 
 
 def toml(value):
-    """A value as TOML writes it in one line."""
+    """A value in TOML, on one line."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name} = {toml(value)}" for name, value in value.items()) + "}"
     if isinstance(value, list):
@@ -38,7 +38,7 @@ class Controller:
             self.process = subprocess.Popen([program, *arguments], stdout=subprocess.PIPE, stderr=log)
 
     def stop(self):
-        """Ends it. A panic is an error of its own, whatever the answers were."""
+        """Stops it. A panic is an error of its own, whatever the responses were."""
         if self.process.poll() is None:
             self.process.terminate()
         code = self.process.wait(10)
@@ -49,7 +49,7 @@ class Controller:
 
 
 class Controllers:
-    """What tests talk to, with two regions and two accounts."""
+    """The controllers of a test, with two regions and two accounts."""
 
     def __init__(self):
         self.folder = tempfile.TemporaryDirectory(prefix="cps-peering-clients-")
@@ -73,16 +73,16 @@ class Controllers:
             raise errors[0]
 
     def http(self, method, path, token, **arguments):
-        """A request with a token, as it is answered."""
+        """The response to a request with a token."""
         headers = {"Authorization": f"Bearer {token}"} | arguments.pop("headers", {})
         return requests.request(method, self.url + path, headers=headers, timeout=10, **arguments)
 
     def operator(self, method, path, body=None, **arguments):
-        """What the operator gets."""
+        """The operators' request."""
         return result(self.http(method, "/admin/v1" + path, self.admin_token, json=body, **arguments))
 
     def charge(self, tenant, status):
-        """The billing system says how an account stands."""
+        """Sets an account's charge status, as the billing system does."""
         return self.operator("PUT", f"/accounts/{tenant.id}/chargeStatus", {"chargeStatus": status})
 
     def tenant(self, name):
@@ -105,7 +105,7 @@ class Sandbox(Controllers):
         folder = Path(self.folder.name)
         arguments = ["--dev"]
         if settings:
-            # The first three are the sandbox's own, whatever stands there.
+            # The first three are the sandbox's own, whatever the settings contain.
             told = {"listen": "127.0.0.1:0", "store": "-", "operator_token_file": "-"} | settings
             arguments += ["--settings", str(write(folder / "controller.toml", **told))]
         line = self.run(folder, *arguments).process.stdout.readline()
@@ -119,7 +119,7 @@ class Sandbox(Controllers):
 
 
 class Pair(Controllers):
-    """Two controllers that share a store in etcd. Everything is asked of the one that does not lead."""
+    """Two controllers that share a store in etcd. All requests go to the follower."""
 
     temporary = False
 
@@ -141,7 +141,7 @@ class Pair(Controllers):
             raise
 
     def begin(self, role):
-        """Starts one, and waits until it is what it is to be; its address."""
+        """Starts one, and waits until it leads or follows; returns its address."""
         folder = Path(self.folder.name) / role
         folder.mkdir()
         with socket.socket() as free:
@@ -166,7 +166,7 @@ class Pair(Controllers):
                 raise RuntimeError(f"the {role} ended with {process.returncode}")
             try:
                 seen = requests.get(f"http://{address}/healthz", timeout=10).text
-                # One that follows may not know yet whom: the one that leads says that there is no token.
+                # A follower may not know the leader yet: the leader says that there is no token.
                 answer = requests.get(f"http://{address}/v1/whoami", timeout=10)
                 return seen == f"ok {role}\n" and answer.status_code == 401
             except requests.ConnectionError:

@@ -1,4 +1,4 @@
-"""JD Cloud's command line, unmodified. It ends with 0 whatever the answer is, so what it prints is looked at."""
+"""JD Cloud's command line, unmodified. It exits with 0 whatever the response is, so its output is examined."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from cloud import EAST, NORTH, until
 
 @pytest.fixture
 def jdc(sandbox, tmp_path):
-    """Makes command lines of accounts, each with a home of its own."""
+    """Makes command lines of accounts, each with a home directory of its own."""
     assert "JDC" in os.environ, "jdc imports `imp`, which Python has up to 3.11: install such a Python"
 
     def of(tenant, region=NORTH):
@@ -26,7 +26,7 @@ def jdc(sandbox, tmp_path):
             return ended.stdout
 
         def call(service, operation, *arguments):
-            """The result of a call; an error that was not expected ends the test."""
+            """The result of a call; an unexpected error ends the test."""
             answer = json.loads(run(service, operation, *arguments))
             assert answer["request_id"] and answer["error"] is None, answer
             return answer["result"]
@@ -92,7 +92,7 @@ def test_our_fields_go_through_input_json(jdc, one, two):
         "bandwidth": 100,
         "clientToken": "token",
     }
-    # The options that jdc insists on are overridden.
+    # The options that jdc requires are overridden.
     options = ["--vpc-peering-name", "-", "--vpc-id", "-", "--remote-vpc-id", "-"]
     ours = jdc(one)
     made = [
@@ -112,7 +112,7 @@ def test_our_fields_go_through_input_json(jdc, one, two):
 
 
 def test_errors_are_told(jdc, one, two):
-    """jdc ends with 0 on errors; it prints code, status and message."""
+    """jdc exits with 0 on errors; it prints code, status and message."""
     call = jdc(one)
     code, status, message = call.refused("vpc", "describe-vpc-peering", "--vpc-peering-id", "vpcpr-0000000000")
     assert (code, status) == (404, "NOT_FOUND") and "vpcpr-0000000000" in message

@@ -1,4 +1,4 @@
-"""B4 and B6: what an account is charged for, as JSON and CSV, with amounts from a price table."""
+"""B4 and B6: charges of an account, as JSON and CSV, with amounts from a price table."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ PRICES = [{"regions": [EAST, NORTH], "tiers": [{"up_to_mbit": 100, "per_mbit_hou
 
 
 def invoice(sandbox, tenant, **query):
-    """What the account is told; the operator is told the same."""
+    """The account's bill; the operator's is the same."""
     own = sandbox.http("GET", "/v1/metering", tenant.token, params=query).json()["result"]
     if all(not line["open"] for line in own["lines"]):
         assert sandbox.operator("GET", f"/accounts/{tenant.id}/metering", params=query) == own
@@ -60,7 +60,7 @@ def test_periods_are_gapless_and_amounts_are_the_price_tables(start):
     assert [(row["seconds"], row["amount"], row["currency"]) for row in rows] == [
         (line["seconds"], line["amount"], "EUR") for line in lines
     ]
-    # Two windows side by side charge what one does.
+    # Two adjacent windows charge the same as one.
     middle = second["from"]
     parts = [invoice(sandbox, one, to=middle), invoice(sandbox, one, **{"from": middle})]
     assert sum((part["lines"] for part in parts), []) == lines

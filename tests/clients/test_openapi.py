@@ -1,4 +1,4 @@
-"""The OpenAPI document says what is so: no answer that it does not describe, whoever asks for whatever."""
+"""The OpenAPI document is true: every response to any caller is described by it."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import schemathesis
 
 from cloud import EAST, NORTH, host
 
-# How thoroughly each operation is tried. What a controller that follows says beside what its leader answers are few things.
+# How thoroughly each operation is tried. A follower adds only few responses to those of its leader.
 EFFORT = ["--max-examples", "30"]
 if "CPS_PEERING_TEST_ETCD" in os.environ:
     EFFORT = ["--max-examples", "10", "--phases", "examples,fuzzing"]
@@ -30,8 +30,8 @@ CHECKS = [
 
 @pytest.fixture
 def furnished(start):
-    """Something of everything. For each parameter of paths, a value that leads somewhere."""
-    # Hosts that nobody can reach are not to be waited for, and there are more questions, and wrong ones, than anybody has.
+    """Objects of every kind. For each path parameter, a value that exists."""
+    # Unreachable hosts are not waited for, and there are more requests, and invalid ones, than limits allow.
     sandbox = start(delete_wait_ms=20, requests_per_s=0, failures_per_min=0)
     one, two = sandbox.tenants
     a, b, c = one.vpc("10.1.0.0/16", enableIpv6="yes"), one.vpc("10.2.0.0/16"), two.vpc("10.3.0.0/16", EAST)
@@ -71,7 +71,7 @@ def furnished(start):
 
 def explore(sandbox, token, tmp_path, values, *options):
     """Tries what the document describes, and more."""
-    # Whoever asks for events may wait longer than the explorer does.
+    # Requests for events may wait longer than the explorer does.
     values = values | {"query.wait": 0}
     pairs = ", ".join(f'"{name}" = {json.dumps(value)}' for name, value in values.items())
     config = tmp_path / "schemathesis.toml"
@@ -90,7 +90,7 @@ def explore(sandbox, token, tmp_path, values, *options):
 
 
 def test_every_operation_is_there_and_answers_what_it_says(sandbox, one, two):
-    """Every documented operation is done once as it is meant to be, and its answer conforms to the document."""
+    """Every documented operation is executed once as intended, and its response conforms to the document."""
     document = requests.get(sandbox.url + "/openapi.json", timeout=10).json()
     assert document["openapi"].startswith("3.1")
     described = {
@@ -102,7 +102,7 @@ def test_every_operation_is_there_and_answers_what_it_says(sandbox, one, two):
     done = set()
 
     def do(who, name, body=None, query=None, **path):
-        """Does an operation; what follows `result` in its answer."""
+        """Executes an operation; returns its `result`."""
         method, template = described[name]
         url = sandbox.url + template.format(**path)
         headers = {"Authorization": f"Bearer {who}"}
@@ -161,7 +161,7 @@ def test_every_operation_is_there_and_answers_what_it_says(sandbox, one, two):
     hook = {"url": "https://192.88.99.1/", "types": ["peering.active"]}
     refused = sandbox.http("POST", f"/v1/regions/{NORTH}/webhooks", mine, json=hook)
     assert (refused.status_code, refused.json()["error"]["details"][0]["entry"]) == (400, "url")
-    # Nothing of these types happens here: nothing is sent.
+    # Events of these types do not occur here: nothing is sent.
     hook = {"url": "https://hooks.invalid/", "types": ["peering.expired"]}
     made = do(mine, "createWebhook", hook, **north)["webhook"]["webhookId"]
     do(mine, "describeWebhooks", **north)
@@ -214,26 +214,26 @@ def test_every_operation_is_there_and_answers_what_it_says(sandbox, one, two):
         do(admin, "backUp")
     assert do(admin, "audit", query={"limit": 1000})["entries"]
     assert do(admin, "events")["events"]
-    # Without a rollout there is nothing to stop or to go on with.
+    # Without a rollout there is nothing to stop or to continue.
     for operation in ("showRollout", "stopRollout", "continueRollout"):
         assert do(admin, operation)["state"] == "none"
     do(mine, "deleteVpcPeering", **id, **north)
     do(mine, "deleteVpcPeering", vpcPeeringId=asked, **north)
     do(mine, "deleteVpc", vpcId=a, **north)
-    # The clock of a test leaps nowhere: see the controller's own tests of it.
-    # These are about hosts that answer, and about Prometheus' format: the same.
+    # The clock of a test does not leap: see the controller's own tests of it.
+    # These are about hosts that answer, and about Prometheus' format.
     elsewhere = {"diagnose", "hostSnapshot", "replaceHost", "metrics", "describePath", "describeAnyPath"}
     assert done == set(described) - {"showClock", "confirmClock"} - elsewhere
 
 
 @pytest.mark.parametrize("who", ["one", "two"])
 def test_tenants(furnished, who, tmp_path):
-    """What tenants may ask: one who was asked for a peering, and one whose VPC is in another region."""
+    """Tenants' operations: of a receiver of a request, and of an account with a VPC in another region."""
     token = furnished.tenants[["one", "two"].index(who)].token
     explore(furnished, token, tmp_path, furnished.values[who], "--exclude-path-regex", "^/admin/")
 
 
 def test_operators(furnished, tmp_path):
-    """What an operator may ask."""
+    """Operators' operations."""
     values = furnished.values["operator"]
     explore(furnished, furnished.admin_token, tmp_path, values, "--include-path-regex", "^/admin/")

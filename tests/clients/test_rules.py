@@ -19,7 +19,7 @@ def request_(one, two):
     return a, b, one.ask(a, two, b, remoteRegionId=EAST, bandwidth=100)["vpcPeeringId"]
 
 
-# L1, L2, L4: who may do what
+# L1, L2, L4: permissions
 
 
 def test_only_the_receiver_answers_and_only_the_initiator_changes(one, two, request_):
@@ -43,7 +43,7 @@ def test_only_the_receiver_answers_and_only_the_initiator_changes(one, two, requ
 
 
 def test_third_parties_see_nothing(sandbox, one, two, request_):
-    """To an account that has no side in it, a peering is not there. Nor is it in a region without a side of it."""
+    """For an account that has no side in it, a peering does not exist. Nor does it in a region without a side of it."""
     a, _, id = request_
     third = sandbox.tenant("third")
     with unknown():
@@ -63,7 +63,7 @@ def test_third_parties_see_nothing(sandbox, one, two, request_):
 
 
 def test_the_four_kinds(one, two):
-    """C3, L2: within an account it is active by itself; between accounts it waits for the receiver."""
+    """C3, L2: within an account it is active automatically; between accounts it waits for the receiver."""
     nets = iter(range(1, 99))
     for other in (one, two):
         for region in (NORTH, EAST):
@@ -86,7 +86,7 @@ def test_the_four_kinds(one, two):
 
 
 def test_a_request_that_was_answered_cannot_be_answered_again(one, two, request_):
-    """L2: rejecting what was accepted is a wrong state; accepting it again changes nothing."""
+    """L2: rejecting an accepted peering is a wrong state; accepting it again changes nothing."""
     _, _, id = request_
     two.accept(id, EAST)
     shown = one.wait_for("active", id)
@@ -118,7 +118,7 @@ def test_a_rejected_request(one, two, request_):
 
 
 def test_the_receiver_is_warned(one, two, request_):
-    """L11, V1: it sees account, region and CIDRs of who asks, with a warning; the initiator sees no name and no CIDRs."""
+    """L11, V1: it sees account, region and CIDRs of the initiator, with a warning; the initiator sees no name and no CIDRs."""
     _, b, id = request_
     theirs = two.show(id, EAST)
     assert theirs["remoteVpcInfo"]["accountId"] == one.id and theirs["remoteVpcInfo"]["regionId"] == NORTH
@@ -135,7 +135,7 @@ def test_the_receiver_is_warned(one, two, request_):
 
 
 def test_a_request_expires_by_the_clock(start):
-    """L3: from the instant on that it names, it is expired for both, and accepting fails."""
+    """L3: from the instant that it names, it is expired for both, and accepting fails."""
     sandbox = start(request_expires_s=2)
     one, two = sandbox.tenants
     a, b = one.vpc("10.1.0.0/16"), two.vpc("10.2.0.0/16")
@@ -149,17 +149,17 @@ def test_a_request_expires_by_the_clock(start):
             answer(id)
     with impossible("VpcPeerExpired"):
         one.modify(id, description="x")
-    # L8: it counts nowhere; pair and name are free.
+    # L8: it does not count any more; pair and name are free.
     assert one.quota() == (0, 50)
     again = one.ask(a, two, b, name="p", description="again")["vpcPeeringId"]
     two.accept(again)
     expires = one.wait_for("active", again)["expiredTime"]
-    # L5: each side takes its own record away.
+    # L5: each side deletes its own record.
     two.delete(id)
     assert two.state(id) is None and one.state(id) == "expired"
     one.delete(id)
     assert one.state(id) is None
-    # What was accepted does not expire.
+    # An accepted one does not expire.
     until(lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) > expires)
     assert one.state(again) == "active"
 
@@ -209,7 +209,7 @@ def reach(state, sandbox, a, b):
 @pytest.mark.parametrize("first", ["initiator", "receiver"])
 @pytest.mark.parametrize("state", STATES)
 def test_delete_from_every_state_twice_by_both(start, state, first):
-    """L5: the deleter's record goes, the other side is told, and deleting again is no error."""
+    """L5: the deleter's record disappears, the other side is shown the deletion, and deleting again is no error."""
     sandbox = start(request_expires_s=1) if state == "expired" else start()
     one, two = sandbox.tenants
     a, b = one.vpc("10.1.0.0/16"), two.vpc("10.2.0.0/16", EAST)
@@ -223,7 +223,7 @@ def test_delete_from_every_state_twice_by_both(start, state, first):
         answer = deleter.delete(id, own)
         assert answer == {"vpcPeeringId": id, "state": "deleted", "hostsMissing": 0}
     assert deleter.state(id, own) is None and id not in deleter.ids(own)
-    # What was over before stays what it was; and who has no record any more gets none.
+    # An ended peering keeps its state; and a side without a record gets none.
     expected = before if before in ("rejected", "expired", "peer_deleted", None) else "peer_deleted"
     assert other.state(id, others) == expected
     if expected:
@@ -256,7 +256,7 @@ def test_within_an_account_everything_goes(one):
 
 
 def test_what_hosts_have_not_confirmed_is_provisioning_and_then_draining(start):
-    """L5, V3: a delete answers `draining` while a host is missing; it counts for overlap still, and forwards nothing."""
+    """L5, V3: a delete answers `draining` while a host is missing; it still counts for overlap, and forwards nothing."""
     sandbox = start(provisioning_grace_s=1, delete_wait_ms=50)
     one, two = sandbox.tenants
     a, b, other = one.vpc("10.1.0.0/16"), two.vpc("10.2.0.0/16"), one.vpc("10.2.9.0/24")
@@ -265,7 +265,7 @@ def test_what_hosts_have_not_confirmed_is_provisioning_and_then_draining(start):
     two.accept(id)
     shown = one.show(id)
     assert (shown["state"], shown["vpcPeeringState"], shown["routesInSync"]) == ("provisioning", "Connected", False)
-    # A host that is down does not hold it back for ever.
+    # A host that is down does not delay it for ever.
     shown = one.wait_for("active", id)
     assert not shown["routesInSync"] and "1 host has not" in shown["stateReason"]
     answer = two.delete(id)
@@ -310,7 +310,7 @@ def test_peers_of_one_vpc_do_not_overlap(one, two):
         one.peer(hub, second, remoteRegionId=EAST, bandwidth=1)
     for word in ("10.1.2.0/24", "10.1.0.0/16", first, id, "spoke"):
         assert word in why.message
-    # Nobody learns with whom a stranger is peered (L11): the receiver's other peers are looked at when it accepts.
+    # The peers of a stranger are not disclosed (L11): the receiver's other peers are checked when it accepts.
     asked = two.ask(two.vpc("10.1.3.0/24"), one, hub)["vpcPeeringId"]
     with impossible("VpcPeerCidrConflict") as why:
         one.accept(asked)
@@ -318,7 +318,7 @@ def test_peers_of_one_vpc_do_not_overlap(one, two):
 
 
 def test_a_strangers_request_blocks_nothing_and_acceptance_checks_again(one, two):
-    """L7: a pending request counts for its initiator's VPC only; what came first is accepted, the other is not."""
+    """L7: a pending request counts for its initiator's VPC only; the first one is accepted, the other is not."""
     hub, theirs, ours = one.vpc("10.0.0.0/16"), two.vpc("10.1.0.0/16"), one.vpc("10.1.2.0/24")
     id = two.ask(theirs, one, hub)["vpcPeeringId"]
     spoke = one.peer(hub, ours, name="spoke")["vpcPeeringId"]
@@ -347,7 +347,7 @@ def test_one_peering_per_pair_and_one_name(one, two):
     with exists("VpcPeerNameExist") as why:
         one.peer(a, c, name="p")
     assert why.entry == "vpcPeeringName"
-    # Another region, and another account, may use the name.
+    # Another region, and another account, can use the name.
     d, e = one.vpc("10.4.0.0/16", EAST), one.vpc("10.5.0.0/16", EAST)
     one.peer(d, e, EAST, name="p")
     two.peer(two.vpc("10.1.0.0/16"), two.vpc("10.2.0.0/16"), name="p")
@@ -387,7 +387,7 @@ def test_the_quota(start):
 
 
 def test_a_vpc_with_peerings_stays(one, two, request_):
-    """L10: it cannot be deleted; a stranger's request does not hold it, and is rejected with it."""
+    """L10: it cannot be deleted; a stranger's request does not keep it, and is rejected with it."""
     a, b, id = request_
     with impossible("VpcInUse"):
         one.call("DeleteVpc", "cps", vpcId=a)
@@ -422,7 +422,7 @@ def test_a_further_cidr_keeps_peers_apart(one, two):
 
 
 def test_the_network_of_a_stranger_cannot_be_read(start):
-    """L11: of an overlap an account hears its own prefix, so often a day and no more, and the owner is told."""
+    """L11: of an overlap an account sees its own prefix, a limited number of times a day, and the owner sees the checks."""
     sandbox = start(overlap_checks_per_day=5)
     one, two = sandbox.tenants[:2]
     theirs = two.vpc("10.3.0.0/16")
@@ -438,12 +438,12 @@ def test_the_network_of_a_stranger_cannot_be_read(start):
     told = [it for it in two.bare("GET", "/auditEntries")["entries"] if it["action"] == "CompareCidrs"]
     assert len(told) == 5
     assert {(it["actor"], it["target"], it["outcome"]) for it in told} == {(f"account/{one.id}", theirs, "overlap")}
-    # Others are not concerned.
+    # Other accounts are not affected.
     assert two.ask(two.vpc("10.4.0.0/16"), one, one.vpc("10.5.0.0/16"))["state"] == "pending"
 
 
 def test_no_such_vpc_not_theirs_and_blocked_look_the_same(sandbox, one, two):
-    """L11: but for the id that was asked for, the answers are equal to the letter."""
+    """L11: except for the requested id, the responses are identical."""
     a, b, east = one.vpc("10.1.0.0/16"), two.vpc("10.2.0.0/16"), two.vpc("10.3.0.0/16", EAST)
     third = sandbox.tenant("third")
     blocker = third.vpc("10.4.0.0/16")
@@ -465,14 +465,14 @@ def test_no_such_vpc_not_theirs_and_blocked_look_the_same(sandbox, one, two):
         (detail,) = why.details
         seen.add((why.message.replace(remote, "…"), why.entry, detail["rule"].replace(remote, "…")))
     assert len(seen) == 1, seen
-    # To others, and again after it was lifted, it is open.
+    # To others, and again after it was unblocked, it is open.
     two.ask(b, third, blocker)
     third.bare("DELETE", f"/blockedAccounts/{one.id}")
     assert one.ask(a, third, blocker)["state"] == "pending"
 
 
 def test_a_foreign_vpc_is_not_ones_own(one, two):
-    """L1: nobody peers another's VPC with anything."""
+    """L1: nobody can peer another account's VPC."""
     a, b = one.vpc("10.1.0.0/16"), two.vpc("10.2.0.0/16")
     for more in ({"remoteAccountId": one.id}, {"remoteAccountId": two.id}, {}):
         with unknown("VpcNotFound") as why:
@@ -486,7 +486,7 @@ def test_a_foreign_vpc_is_not_ones_own(one, two):
 
 
 def test_concurrent_requests_make_one_peering(one, two):
-    """L12: of many at once one is carried out, and the others are told why not; nobody is asked to come again."""
+    """L12: of many concurrent ones one is executed, and the others get the reason; nobody has to retry."""
     a, b = one.vpc("10.1.0.0/16"), two.vpc("10.2.0.0/16")
     answers = []
 
@@ -524,14 +524,14 @@ def test_a_client_token_is_carried_out_once(one, two, request_):
     assert one.bandwidth(request_[2], 7, clientToken="b")["bandwidth"] == 8, "the first was carried out once"
     for _ in range(2):
         assert two.accept(request_[2], EAST, clientToken=token)["vpcPeeringId"] == request_[2]
-    # A refusal uses no token up.
+    # A refused request does not use its token.
     with impossible("VpcPeerCidrConflict"):
         one.peer(a, one.vpc("10.3.0.0/24"), clientToken="c")
     one.peer(a, one.vpc("10.5.0.0/16"), clientToken="c")
 
 
 def test_a_dry_run_checks_everything_and_changes_nothing(one, two):
-    """`dryRun` answers as the real one would, also with a token, which it does not use up."""
+    """`dryRun` answers like the real command, also with a token, which it does not use."""
     a, b = one.vpc("10.1.0.0/16"), one.vpc("10.2.0.0/16")
 
     def attempt(**more):
@@ -558,14 +558,14 @@ def test_a_dry_run_checks_everything_and_changes_nothing(one, two):
 
 
 def test_bandwidth_is_for_peerings_between_regions(start):
-    """B1: needed there within its bounds, which are settings, and refused within a region."""
+    """B1: required there within its bounds, which are settings, and refused within a region."""
     one = start(max_bandwidth_mbit=500).tenants[0]
     a, b, c = one.vpc("10.1.0.0/16"), one.vpc("10.2.0.0/16"), one.vpc("10.3.0.0/16", EAST)
     with invalid("BandwidthNotAllowed"):
         one.peer(a, b, bandwidth=100)
     with invalid("BandwidthRequired"):
         one.peer(a, c, remoteRegionId=EAST)
-    # Clients of IaC tools write 0 for what is not given.
+    # Clients of IaC tools write 0 for unset values.
     with invalid("BandwidthRequired"):
         one.peer(a, c, remoteRegionId=EAST, bandwidth=0)
     with invalid("InvalidBandwidth") as why:
@@ -597,7 +597,7 @@ def test_bandwidth_changes_live(one, two, request_):
 
 
 def test_arrears_suspend_what_the_account_pays_for(sandbox, one, two, request_):
-    """B5: what it initiated between regions stops, and goes on by itself once it has paid; nothing else is touched."""
+    """B5: what it initiated between regions stops, and resumes automatically once it has paid; nothing else is affected."""
     a, b, id = request_
     two.accept(id, EAST)
     local = one.peer(a, one.vpc("10.3.0.0/16"))["vpcPeeringId"]
@@ -618,7 +618,7 @@ def test_arrears_suspend_what_the_account_pays_for(sandbox, one, two, request_):
         assert tenant.routes(id, region) == [] and not shown["routesInSync"]
     assert one.state(local) == one.state(theirs) == "active" and one.state(pending) == "pending"
     assert one.bare("GET", "/whoami")["chargeStatus"] == "arrear"
-    # Nothing new that has to be paid for; within a region all is free.
+    # Nothing new that has to be paid for; within a region everything is free.
     with impossible("AccountInArrear"):
         one.ask(a, two, two.vpc("10.6.0.0/16", EAST), remoteRegionId=EAST, bandwidth=1)
     with impossible("VpcPeerNotAcceptable") as why:
@@ -639,7 +639,7 @@ def test_arrears_suspend_what_the_account_pays_for(sandbox, one, two, request_):
 
 
 def test_only_delete_is_possible_while_suspended(sandbox, one, two, request_):
-    """B5: only its end is possible: its words cannot be changed either."""
+    """B5: it can only be deleted: its texts cannot be changed either."""
     _, _, id = request_
     two.accept(id, EAST)
     sandbox.charge(one, "arrear")

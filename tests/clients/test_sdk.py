@@ -1,4 +1,4 @@
-"""JD Cloud's Python SDK, unmodified: every call it publishes, and what answers look like to it."""
+"""JD Cloud's Python SDK, unmodified: every call it publishes, and the responses as it sees them."""
 
 import re
 
@@ -54,7 +54,7 @@ def test_a_peering_has_jd_clouds_fields_and_ours(one):
     assert re.fullmatch(r"vpcpr-[a-z0-9]{10}", peering["vpcPeeringId"])
     assert TIME.fullmatch(peering.pop("createdTime")) and TIME.fullmatch(peering.pop("activatedTime"))
     remote = peering.pop("remoteVpcInfo")
-    # All of both is joined.
+    # Both VPCs are connected as a whole.
     for side in (peering["vpcInfo"], remote):
         assert side.pop("effectivePrefixes") == side["addressPrefix"]
         assert side.pop("exportPrefixes") == side.pop("importPrefixes") == []
@@ -93,7 +93,7 @@ def test_a_peering_has_jd_clouds_fields_and_ours(one):
 
 
 def test_between_regions_and_accounts_each_sees_its_own_side(one, two):
-    """V1: `vpcInfo` is always the caller's own side; charge is there between regions only."""
+    """V1: `vpcInfo` is always the caller's own side; `charge` exists between regions only."""
     a, b = one.vpc("10.1.0.0/16", name="a"), two.vpc("10.2.0.0/16", EAST, name="b")
     made = one.ask(a, two, b, remoteRegionId=EAST, bandwidth=100)
     ours, theirs = made, two.show(made["vpcPeeringId"], EAST)
@@ -130,7 +130,7 @@ def test_collections_with_and_without_a_slash(one, slash):
 
 @pytest.mark.parametrize("colon", [":", "%3A", "%3a"])
 def test_actions_with_and_without_an_encoded_colon(one, two, colon):
-    """`:acceptVpcPeering` and its like may arrive as `%3A…`, which is signed as either."""
+    """`:acceptVpcPeering` and the like may arrive as `%3A…`, which is signed as either."""
     a, b = one.vpc("10.1.0.0/16"), two.vpc("10.2.0.0/16", EAST)
     id = one.ask(a, two, b, remoteRegionId=EAST, bandwidth=10)["vpcPeeringId"]
     path = f"/vpcPeerings/{id}{colon}"
@@ -145,7 +145,7 @@ def test_actions_with_and_without_an_encoded_colon(one, two, colon):
 
 
 def test_actions_repeat_the_path_in_the_body(one, two):
-    """What the body repeats must be what the path says."""
+    """What the body repeats must equal the path."""
     a, b = one.vpc("10.1.0.0/16"), two.vpc("10.2.0.0/16")
     id = one.ask(a, two, b)["vpcPeeringId"]
     path = f"/v1/regions/{NORTH}/vpcPeerings/{id}:acceptVpcPeering"
@@ -200,7 +200,7 @@ def test_lists_are_filtered(one, two):
 
 
 def test_lists_are_paged(start):
-    """V1: the newest come first; pages do not overlap; behind the last page is the last page."""
+    """V1: the newest come first; pages do not overlap; after the last page is the last page."""
     one = start().tenants[0]
     a = one.vpc("10.0.0.0/16")
     made = [one.peer(a, one.vpc(f"10.{n}.0.0/16"), name=f"p{n}")["vpcPeeringId"] for n in range(1, 24)]
@@ -222,7 +222,7 @@ def test_lists_are_paged(start):
         with invalid() as why:
             one.list(**wrong)
         assert why.entry == next(iter(wrong))
-    # By markers, in other orders: none is there twice, and none is missing.
+    # By markers, in other orders: no duplicates, and none is missing.
     marker, seen = None, []
     while marker or not seen:
         answer = one.list(pageSize=7, sort="name", **({"marker": marker} if marker else {}))
@@ -232,7 +232,7 @@ def test_lists_are_paged(start):
 
 
 def test_modify(one, two):
-    """Name and description, together and alone; what is not legal is refused and changes nothing."""
+    """Name and description, together and alone; invalid ones are refused and change nothing."""
     a, b, c = one.vpc("10.1.0.0/16"), one.vpc("10.2.0.0/16"), one.vpc("10.3.0.0/16")
     id = one.peer(a, b, name="p")["vpcPeeringId"]
     one.peer(a, c, name="taken")
@@ -331,7 +331,7 @@ def test_vpcs(one, two):
         two.call("ModifyVpc", "cps", vpcId=a, name="mine")
     with unknown("VpcNotFound"):
         two.call("DeleteVpc", "cps", vpcId=a)
-    # To delete it again is no error, as long as it is known.
+    # Deleting it again is no error, as long as it is known.
     for _ in range(2):
         assert one.call("DeleteVpc", "cps", vpcId=a) == {}
     with unknown("VpcNotFound"):
@@ -357,7 +357,7 @@ def test_a_client_token_makes_one_vpc(one):
 
 
 def test_secondary_cidrs_and_route_policies(one):
-    """C4, L10, V2: a CIDR that is added to a VPC or taken away is followed by the route policies of its peerings."""
+    """C4, L10, V2: when a CIDR is added to a VPC or removed, the route policies of its peerings follow."""
     a, b = one.vpc("10.1.0.0/16", enableIpv6="yes"), one.vpc("10.2.0.0/16")
     id = one.peer(a, b)["vpcPeeringId"]
     one.wait_for("active", id)
@@ -394,7 +394,7 @@ def test_secondary_cidrs_and_route_policies(one):
 
 @pytest.mark.parametrize("service", ["vpc", "cps"])
 def test_route_tables_follow_peerings(one, service):
-    """C4: route tables in both services' words: local rules, and those of what forwards."""
+    """C4: route tables of both services: local rules, and those of forwarding peerings."""
     a, b = one.vpc("10.1.0.0/16", name="a"), one.vpc("10.2.0.0/16", EAST)
     id = one.peer(a, b, remoteRegionId=EAST, bandwidth=5)["vpcPeeringId"]
     one.wait_for("active", id)
@@ -411,7 +411,7 @@ def test_route_tables_follow_peerings(one, service):
 
 
 def test_the_api_gateways_unwritten_paths(one, sandbox):
-    """What is nowhere, what is another method, and what is no JSON have the shape of an answer, too."""
+    """Unknown paths, wrong methods and invalid JSON have the form of a response, too."""
     with unknown(None):
         one.own("GET", "/nothing")
     with unknown("RegionNotFound"):
@@ -445,7 +445,7 @@ def test_every_answer_has_an_id_of_its_own(one, sandbox):
 
 
 def test_nobody_is_recognised_without_a_token(sandbox):
-    """No, a wrong or a malformed header `Authorization`; who is not recognised learns nothing."""
+    """No, a wrong or a malformed header `Authorization`; unauthenticated callers learn nothing."""
     url = sandbox.url + f"/v1/regions/{NORTH}/vpcPeerings/"
     for wrong in (None, "Bearer ", "Bearer x", "Basic YTpi", "JDCLOUD3-HMAC-SHA256 ", "JDCLOUD9-HMAC-SHA256 x"):
         response = requests.get(url, headers={"Authorization": wrong} if wrong else {}, timeout=10)
@@ -455,7 +455,7 @@ def test_nobody_is_recognised_without_a_token(sandbox):
 
 
 def test_operators_and_tenants_keep_apart(sandbox, one):
-    """A tenant's token opens nothing of the operator's, and the operator has no VPCs."""
+    """A tenant's token has no access to the operators' API, and operators have no VPCs."""
     for path in ("/accounts", "/inventory", "/hosts", "/audit", "/peerings", f"/accounts/{one.id}"):
         response = sandbox.http("GET", "/admin/v1" + path, one.token)
         assert (response.status_code, response.json()["error"]["status"]) == (403, "HTTP_FORBIDDEN")

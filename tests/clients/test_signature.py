@@ -1,4 +1,4 @@
-"""Signed requests: what JD Cloud's signers make is taken, and nothing else is."""
+"""Signed requests: those of JD Cloud's signers are accepted, and no others."""
 
 import datetime
 import hashlib
@@ -21,7 +21,7 @@ SCOPE = Refusal(401, "UNAUTHENTICATED", "CredentialScope")
 
 
 def date(minutes=0):
-    """Some minutes from now, as the header wants it."""
+    """Some minutes from now, in the header's format."""
     now = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(minutes=minutes)
     return now.strftime("%Y%m%dT%H%M%SZ")
 
@@ -38,7 +38,7 @@ def sign(tenant, method, path, body="", region=NORTH, service="vpc", minutes=0, 
 
 
 def send(tenant, method, path, headers, body=""):
-    """Sends just that: `requests` would write paths and queries anew."""
+    """Sends exactly that: `requests` would rewrite paths and queries."""
     request = requests.Request(method, tenant.sandbox.url, headers=headers, data=body).prepare()
     request.url = tenant.sandbox.url + path
     with requests.Session() as session:
@@ -82,7 +82,7 @@ def v2(tenant, method, path, query="", body="", region=NORTH, service="vpc", min
 
 
 def test_wrong_secret_and_unknown_key_look_the_same(one, two):
-    """Nobody can look for access keys: both are 401 with the same words."""
+    """Access keys cannot be enumerated: both are 401 with the same words."""
     words = set()
     for keys in [
         (one.access_key, "nonsense"),
@@ -100,7 +100,7 @@ def test_wrong_secret_and_unknown_key_look_the_same(one, two):
 
 
 def test_a_key_that_was_taken_away_opens_nothing(sandbox, one):
-    """From the operator's answer on, requests signed with it are 401; other keys and tokens go on."""
+    """From the operator's response on, requests signed with it are 401; other keys and tokens stay valid."""
     key = sandbox.operator("POST", f"/accounts/{one.id}/keys")
     keys = (key["accessKey"], key["secretKey"])
     assert one.call("DescribeVpcPeerings", keys=keys)["totalCount"] == 0
@@ -127,12 +127,12 @@ def test_a_token_that_was_taken_away_opens_nothing(sandbox, one):
     assert one.bare("GET", "/whoami")["accountId"] == one.id
 
 
-# Of when it is
+# When it is
 
 
 @pytest.mark.parametrize("minutes", [-24 * 60, -16, 16, 24 * 60])
 def test_a_date_too_far_away(one, minutes):
-    """More than 15 minutes off is 401, and says so; with the date among the signed headers, as the SDK does then."""
+    """More than 15 minutes off is 401 with that reason; with the date among the signed headers, as the SDK does then."""
     with unauthenticated() as why:
         one.call("DescribeVpcPeerings", header={"x-jdcloud-date": date(minutes)})
     assert "15 minutes" in why.message
@@ -143,7 +143,7 @@ def test_a_date_too_far_away(one, minutes):
 
 @pytest.mark.parametrize("minutes", [-14, 14])
 def test_a_clock_that_is_a_little_off(one, minutes):
-    """Less than that is taken."""
+    """Less than that is accepted."""
     assert one.call("DescribeVpcPeerings", header={"x-jdcloud-date": date(minutes)})["totalCount"] == 0
     assert send(one, "GET", PATH, v2(one, "GET", PATH, minutes=minutes))["totalCount"] == 0
 
@@ -168,7 +168,7 @@ def test_a_date_that_was_not_signed(one):
 
 
 def test_scopes(one):
-    """A signature is good for the region of the path and for this product's services alone."""
+    """A signature is valid for the region of the path and for this product's services only."""
     for service in ("vpc", "cps"):
         assert signed(one, "GET", PATH, service=service)["totalCount"] == 0
     for region in (EAST, "jdcloud-api", "cn-south-1"):
@@ -186,7 +186,7 @@ def test_scopes(one):
 
 @pytest.mark.parametrize("signer", ["v2", "v3"])
 def test_what_is_tampered_with(one, signer):
-    """Another method, path, query, body or signed header than what was signed is 401, and nothing is changed."""
+    """Another method, path, query, body or signed header than the signed one is 401, and nothing is changed."""
 
     def headers():
         if signer == "v2":
@@ -240,7 +240,7 @@ def test_a_query_that_is_tampered_with(one):
 
 @pytest.mark.parametrize("signer", ["v2", "v3"])
 def test_the_very_same_bytes_are_taken_once(one, signer):
-    """A request that somebody has heard and sends again is 401; also where it reads only."""
+    """A replayed request is 401; also if it only reads."""
     headers = v2(one, "PUT", VPCS, body=SPEC) if signer == "v2" else sign(one, "PUT", VPCS, SPEC)
     made = send(one, "PUT", VPCS, headers, SPEC)["vpcId"]
     for _ in range(2):
@@ -259,7 +259,7 @@ def test_a_nonce_that_is_made_up_changes_nothing(one):
     with too_often("RequestReplayed"):
         send(one, "PUT", VPCS, headers | {"x-jdcloud-nonce": "made-up"}, SPEC)
     assert [it["vpcId"] for it in one.call("DescribeVpcs", "cps")["vpcs"]] == [made]
-    # To look twice within a second is no error: there is nothing to be changed.
+    # Reading twice within a second is no error: nothing is changed.
     headers = sign(one, "GET", VPCS)
     for nonce in "ab":
         assert send(one, "GET", VPCS, headers | {"x-jdcloud-nonce": nonce})["totalCount"] == 1
@@ -270,7 +270,7 @@ def test_a_nonce_that_is_made_up_changes_nothing(one):
 
 
 def test_a_peering_that_was_deleted_does_not_come_back(one):
-    """Whoever replays the request that made it gets 401, or 429 where it may be an honest client's within the same second."""
+    """Replaying the request that created it gets 401, or 429 if it can be an honest client's within the same second."""
     a, b = one.vpc("10.1.0.0/16"), one.vpc("10.2.0.0/16")
     body = f'{{"vpcPeeringName": "p", "vpcId": "{a}", "remoteVpcId": "{b}"}}'
     headers = sign(one, "POST", PATH, body)
@@ -280,7 +280,7 @@ def test_a_peering_that_was_deleted_does_not_come_back(one):
         with refused:
             send(one, "POST", PATH, headers | nonce, body)
     assert one.ids() == set()
-    # A client that asks twice within a second with a token is told the first result.
+    # A client that repeats a request within a second with a token gets the first result.
     body = body.replace("}", ', "clientToken": "t"}')
     headers = sign(one, "POST", PATH, body)
     first = send(one, "POST", PATH, headers, body)
@@ -288,7 +288,7 @@ def test_a_peering_that_was_deleted_does_not_come_back(one):
     assert again["vpcPeering"]["vpcPeeringId"] == first["vpcPeering"]["vpcPeeringId"]
 
 
-# How it is written
+# How it is encoded
 
 
 AWKWARD = [
@@ -352,7 +352,7 @@ def test_what_the_sdk_does_not_encode(one, sign_):
 )
 @pytest.mark.parametrize("signer", ["v2", "v3"])
 def test_spellings(one, path, signer):
-    """One request, however its path and query are written: signed as written, or as the SDK writes it anew."""
+    """One request, however its path and query are encoded: signed as written, or as the SDK rewrites it."""
     headers = sign(one, "GET", path) if signer == "v3" else v2(one, "GET", *path.partition("?")[::2])
     assert send(one, "GET", path, headers)["totalCount"] == 0
 

@@ -22,10 +22,7 @@ use crate::{
 };
 use budget::Budget;
 use cps_peering_config::{
-    SharedHostConfig,
-    agent_api::PROBE_ANSWER_WITHIN,
-    net::InterfaceName,
-    probe::{ProbeAnswer, ProbeQuery},
+    SharedHostConfig, agent_api::PROBE_ANSWER_WITHIN, net::InterfaceName, probe::ProbeAnswer, trace::PathEndpoints,
 };
 pub(crate) use figures::OfPeering;
 pub use figures::SharedFigures;
@@ -107,7 +104,7 @@ impl Prober {
     }
 
     /// Runs a probe, and returns what comes back within [`PROBE_ANSWER_WITHIN`].
-    pub async fn probe(&self, query: ProbeQuery) -> Result<ProbeAnswer, ProbeError> {
+    pub async fn probe(&self, query: PathEndpoints) -> Result<ProbeAnswer, ProbeError> {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| ProbeError::Busy)?;
         let answer = |not_probed: Option<String>| ProbeAnswer {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -144,7 +141,7 @@ impl Prober {
         })
     }
 
-    fn target(&self, query: &ProbeQuery) -> Result<Target, String> {
+    fn target(&self, query: &PathEndpoints) -> Result<Target, String> {
         let config = self.reconciler.config().ok_or("the host has no configuration yet")?;
         Target::of(&config, self.underlay(), query)
     }
@@ -193,12 +190,12 @@ fn reason(error: &io::Error) -> String {
 
 impl Target {
     /// The target of a query, or why nothing is sent: only if the configuration has both ends, and joins them.
-    fn of(config: &SharedHostConfig, underlay: UnderlayParams, query: &ProbeQuery) -> Result<Self, String> {
-        let ProbeQuery { local, remote, .. } = *query;
+    fn of(config: &SharedHostConfig, underlay: UnderlayParams, query: &PathEndpoints) -> Result<Self, String> {
+        let PathEndpoints { local, remote, .. } = *query;
         if local.is_ipv4() != remote.is_ipv4() {
             return Err(format!("{local} and {remote} are of different families"));
         }
-        let end = PathEnd::of(config, &query.into())?;
+        let end = PathEnd::of(config, query)?;
         if !end.is_gateway {
             return Err(format!("{local} is no gateway address of this host"));
         }
@@ -249,7 +246,7 @@ mod tests {
     }
 
     fn target(local: &str, peer: &str, remote: &str, side: Option<u32>, vtep: Option<&str>) -> Result<Target, String> {
-        let query = ProbeQuery {
+        let query = PathEndpoints {
             vpc: "vpc-a".parse().unwrap(),
             local: local.parse().unwrap(),
             peer_vpc: peer.parse().unwrap(),

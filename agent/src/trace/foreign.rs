@@ -98,7 +98,7 @@ impl Findings<'_> {
             return;
         }
         let selects = |source: IpAddr| rule.inverted || rule.from.is_none_or(|from| from.contains(&source));
-        let asked = query.protocol.is_some() || !rule.of_service;
+        let asked = self.seen.has_protocol || !rule.of_service;
         let seen = || (it.object.clone(), Some("not there".to_owned()));
         for (way, source, right) in
             [(Way::Sent, query.local, self.route_is_right()), (Way::Arriving, query.remote, self.delivery_is_right())]

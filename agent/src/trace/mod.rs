@@ -29,7 +29,7 @@ use cps_peering_config::{
     ValidHostConfig,
     agent_api::TRACE_ANSWER_WITHIN,
     net::InterfaceName,
-    trace::{Fact, TraceAnswer, TraceQuery, Verdict, check},
+    trace::{Fact, PathEndpoints, TraceAnswer, TraceQuery, Verdict, check},
 };
 use facts::facts;
 use nix::libc;
@@ -100,12 +100,12 @@ impl Tracer {
     ) -> Result<TraceAnswer, KernelError> {
         let links = reader.devices()?;
         let config = &*ports::in_kernel_names(config, &ports::aliases(config, &links));
-        let end = match PathEnd::of(config, query) {
+        let end = match PathEnd::of(config, &query.ends) {
             Ok(end) => end,
             Err(missing) => return Ok(not_told(answer, missing)),
         };
         let lookups = self.lookups(reader, config, query, &end, &links)?;
-        let mut parts = parts(config, query, &end);
+        let mut parts = parts(config, &query.ends, &end);
         let underlay = lookups.underlay.as_ref().and_then(|found| found.as_ref().ok()?.device);
         parts.devices.extend(underlay.and_then(|index| name_of(&links, index)));
         // VLANs on top of a port are accepted by a filter of their own.
@@ -118,7 +118,15 @@ impl Tracer {
         self.reconciler.shares().adjust(config, &mut desired);
         restrict(&mut desired, &parts, &end);
         let observed = reader.look(&parts, &desired.senders)?;
-        let seen = Seen { query, end: &end, desired: &desired, observed: &observed, links: &links, lookups };
+        let seen = Seen {
+            query: &query.ends,
+            has_protocol: query.protocol.is_some(),
+            end: &end,
+            desired: &desired,
+            observed: &observed,
+            links: &links,
+            lookups,
+        };
         let (send, receive) = facts(&seen);
         Ok(TraceAnswer { send, receive, ..answer })
     }
@@ -161,7 +169,7 @@ impl Tracer {
             lookups.queue = reader.queue(tunnel)?;
         }
         if let Some(port) = port.filter(|_| !end.is_gateway) {
-            lookups.destination = reader.neighbour(port, query.local)?;
+            lookups.destination = reader.neighbour(port, query.ends.local)?;
         }
         Ok(lookups)
     }
@@ -171,7 +179,7 @@ impl Tracer {
 const UDP: u8 = libc::IPPROTO_UDP as u8;
 
 /// The objects on the path.
-fn parts(config: &ValidHostConfig, query: &TraceQuery, end: &PathEnd) -> Parts {
+fn parts(config: &ValidHostConfig, query: &PathEndpoints, end: &PathEnd) -> Parts {
     let prefixes = match config.vrfs.get(&query.vpc) {
         Some(vrf) => path_end::prefixes(vrf, [query.local, query.remote]),
         None => BTreeSet::new(),
@@ -196,13 +204,13 @@ fn name_of(links: &BTreeMap<InterfaceName, Link>, index: u32) -> Option<Interfac
 
 /// Packets that the own address sends, and replies to what arrives for it.
 fn sent(query: &TraceQuery, through: Through) -> RouteQuery {
-    let TraceQuery { local, remote, protocol, port, port_in, .. } = *query;
+    let TraceQuery { ends: PathEndpoints { local, remote, .. }, protocol, port, port_in } = *query;
     RouteQuery { to: remote, from: Some(local), through, protocol, source_port: port_in, port }
 }
 
 /// Packets that arrive for the own address.
 fn arriving(query: &TraceQuery, through: Through) -> RouteQuery {
-    let TraceQuery { local, remote, protocol, port, port_in, .. } = *query;
+    let TraceQuery { ends: PathEndpoints { local, remote, .. }, protocol, port, port_in } = *query;
     RouteQuery { to: local, from: Some(remote), through, protocol, source_port: port, port: port_in }
 }
 

@@ -6,7 +6,7 @@ use cps_peering_config::{
     host_config::{Ports, Remotes, VrfConfig},
     naming::{gateway, mac},
     net::{InterfaceName, Mac, Vni},
-    trace::TraceQuery,
+    trace::PathEndpoints,
 };
 use ipnet::IpNet;
 use std::{
@@ -67,8 +67,8 @@ pub struct Tunnel {
 
 impl PathEnd {
     /// Finds the objects of a query, or returns what the host's configuration does not have.
-    pub fn of(config: &SharedHostConfig, query: &TraceQuery) -> Result<Self, String> {
-        let TraceQuery { vpc, peer_vpc, local, remote, .. } = query;
+    pub fn of(config: &SharedHostConfig, query: &PathEndpoints) -> Result<Self, String> {
+        let PathEndpoints { vpc, peer_vpc, local, remote, .. } = query;
         let vrf = config.vrfs.get(vpc).ok_or_else(|| format!("the host's configuration has no ports of VPC {vpc}"))?;
         let side = match query.side {
             None => None,
@@ -176,24 +176,21 @@ mod tests {
         serde_json::from_str::<HostConfig>(text).unwrap().into()
     }
 
-    fn query(vpc: &str, local: &str, peer: &str, remote: &str, side: Option<u32>, vtep: Option<&str>) -> TraceQuery {
-        TraceQuery {
+    fn query(vpc: &str, local: &str, peer: &str, remote: &str, side: Option<u32>, vtep: Option<&str>) -> PathEndpoints {
+        PathEndpoints {
             vpc: vpc.parse().unwrap(),
             local: local.parse().unwrap(),
             peer_vpc: peer.parse().unwrap(),
             remote: remote.parse().unwrap(),
             side: side.map(|vni| vni.try_into().unwrap()),
             remote_vtep: vtep.map(|vtep| vtep.parse().unwrap()),
-            protocol: None,
-            port: None,
-            port_in: None,
         }
     }
 
     #[test]
     fn what_a_path_meets_follows_from_the_configuration() {
         let config = config();
-        let out = |query: &TraceQuery| match PathEnd::of(&config, query).unwrap().exit {
+        let out = |query: &PathEndpoints| match PathEnd::of(&config, query).unwrap().exit {
             Exit::Host { .. } => "local".to_owned(),
             Exit::Device { device, .. } => device.to_string(),
             Exit::Tunnel(tunnel) => format!("{} {}", tunnel.device, tunnel.gateway),
@@ -233,7 +230,7 @@ mod tests {
     #[test]
     fn what_the_configuration_does_not_have_is_named() {
         let config = config();
-        let said = |query: TraceQuery| PathEnd::of(&config, &query).unwrap_err();
+        let said = |query: PathEndpoints| PathEnd::of(&config, &query).unwrap_err();
         let no_vpc = said(query("vpc-c", "10.1.0.5", "vpc-b", "10.2.0.5", Some(1001), None));
         assert!(no_vpc.contains("VPC vpc-c"), "{no_vpc}");
         let no_side = said(query("vpc-a", "10.1.0.5", "vpc-b", "10.2.0.5", Some(1003), None));

@@ -8,14 +8,16 @@ use crate::{
     },
     objects::{Desired, Link, Observed},
 };
-use cps_peering_config::{net::InterfaceName, trace::TraceQuery};
+use cps_peering_config::{net::InterfaceName, trace::PathEndpoints};
 use std::collections::BTreeMap;
 
 /// All that was seen of one end of a path.
 #[derive(Debug)]
 pub(super) struct Seen<'a> {
-    /// The query.
-    pub(super) query: &'a TraceQuery,
+    /// The ends of the path.
+    pub(super) query: &'a PathEndpoints,
+    /// Whether the query names a protocol.
+    pub(super) has_protocol: bool,
     /// Its path end.
     pub(super) end: &'a PathEnd,
     /// Its desired objects.

@@ -108,8 +108,8 @@ impl Bench {
 
     /// All facts, in both directions.
     fn facts(&self, change: impl FnOnce(&mut Scene)) -> [Vec<Fact>; 2] {
-        let end = PathEnd::of(&self.config, &self.query).unwrap();
-        let mut parts = parts(&self.config, &self.query, &end);
+        let end = PathEnd::of(&self.config, &self.query.ends).unwrap();
+        let mut parts = parts(&self.config, &self.query.ends, &end);
         parts.devices.insert(name("uplink"));
         let mut scene = Scene { observed: self.kernel.clone().observe_all().unwrap(), lookups: Lookups::default() };
         let index = |device: InterfaceName| scene.observed.links.get(&device).map(|link| link.index);
@@ -133,8 +133,15 @@ impl Bench {
         parts.restrict(&mut observed);
         let mut desired = self.desired(&DirtySet::Parts(parts.clone()));
         restrict(&mut desired, &parts, &end);
-        let seen =
-            Seen { query: &self.query, end: &end, desired: &desired, observed: &observed, links: &links, lookups };
+        let seen = Seen {
+            query: &self.query.ends,
+            has_protocol: self.query.protocol.is_some(),
+            end: &end,
+            desired: &desired,
+            observed: &observed,
+            links: &links,
+            lookups,
+        };
         let (send, receive) = facts(&seen);
         [send, receive]
     }
@@ -400,7 +407,7 @@ fn a_fault_of_the_other_end_on_the_same_host_is_reported_there() {
     let down = |bench: &Bench| {
         bench.wrong(|it| {
             it.link("eth3").up = false;
-            if bench.query.remote == "10.2.0.5".parse::<IpAddr>().unwrap() {
+            if bench.query.ends.remote == "10.2.0.5".parse::<IpAddr>().unwrap() {
                 it.lookups.route = Some(no_route());
             }
         })

@@ -4,12 +4,11 @@
 //! valid: requests are remembered until then. Only admitted requests are, so refusals cost nothing.
 
 use crate::digest;
-use cps_peering_config::id::AccountId;
+use cps_peering_config::{id::AccountId, time::MINUTE_MS};
 use std::collections::HashMap;
 
 /// How many signed requests are remembered, some 60 bytes each. An account can have no more of them than are free.
 const MOST: usize = 1 << 20;
-const MINUTE_MS: u64 = 60_000;
 /// For how long a client can send the same change again in good faith, in milliseconds.
 const AT_ONCE_MS: u64 = 3000;
 

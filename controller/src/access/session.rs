@@ -6,6 +6,7 @@
 use super::{AccessError, Principal, operators::Operators, secret};
 use crate::digest;
 use crate::model::state::State;
+use cps_peering_config::time::HOUR_MS;
 use std::{
     collections::HashMap,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -22,9 +23,9 @@ pub const PAGE: &str = "x-cps-console";
 /// The value of [`PAGE`] in requests that a page sends by itself, which keep no session alive.
 pub const BY_ITSELF: &str = "background";
 /// How long a session lasts without activity, in milliseconds.
-pub const IDLE_MS: u64 = 60 * 60 * 1000;
+pub const IDLE_MS: u64 = HOUR_MS;
 /// How long a session lasts at most, in milliseconds.
-pub const LONGEST_MS: u64 = 12 * 60 * 60 * 1000;
+pub const LONGEST_MS: u64 = 12 * HOUR_MS;
 /// How many sessions one account, or the operators, can have. The least recently used one is dropped.
 const MOST: usize = 32;
 

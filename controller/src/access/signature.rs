@@ -9,14 +9,14 @@
 //! Clients differ in how they encode path and query, so a signature is compared with each of the usual spellings of the request.
 
 use crate::digest::{hex, sha256};
-use cps_peering_config::time::moment;
+use cps_peering_config::time::{MINUTE_MS, moment};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use ring::hmac;
 use std::collections::BTreeSet;
 use thiserror::Error;
 
 /// How far the date of a request may be from now, in milliseconds.
-pub const WINDOW_MS: u64 = 15 * 60 * 1000;
+pub const WINDOW_MS: u64 = 15 * MINUTE_MS;
 
 /// The longest nonce, in bytes: all recent ones are remembered. Clients send 36.
 const MAX_NONCE: usize = 128;

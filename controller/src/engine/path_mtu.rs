@@ -4,7 +4,7 @@
 //! Each host has a bucket of changes. A smaller MTU is accepted while there is a token in the bucket; a larger one only
 //! while it is half full. So a host that keeps changing ends with the smaller MTU, with which nothing is lost.
 
-use cps_peering_config::id::HostId;
+use cps_peering_config::{id::HostId, time::MINUTE_MS};
 use std::collections::HashMap;
 
 /// How many changes a full bucket holds.
@@ -12,7 +12,7 @@ const BURST: u64 = 8;
 /// How many are reserved for smaller MTUs.
 const RESERVE: u64 = 4;
 /// How often a token returns to a bucket, in milliseconds.
-const EVERY_MS: u64 = 60_000;
+const EVERY_MS: u64 = MINUTE_MS;
 
 /// The buckets, each as the time at which it will be full again. Times are in milliseconds since an arbitrary fixed moment.
 #[derive(Debug, Default)]

@@ -8,7 +8,7 @@ use crate::{
     model::Actor,
     store::{Droppable, Dropped, Store, StoreError},
 };
-use cps_peering_config::id::AccountId;
+use cps_peering_config::{id::AccountId, time::MINUTE_MS};
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ const AT_ONCE: usize = 1000;
 /// How full it is left, in percent, so that not every entry drops another.
 const LEFT: u64 = 95;
 /// How often the trail says that entries of an actor were dropped, in milliseconds.
-const SAID_EVERY_MS: u64 = 60 * 1000;
+const SAID_EVERY_MS: u64 = MINUTE_MS;
 
 /// The limits, in bytes; 0 for no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

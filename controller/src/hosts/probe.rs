@@ -7,8 +7,9 @@ use super::{
 use cps_peering_config::{
     agent_api::{PROBE_ANSWER_WITHIN, PROBE_PATH},
     id::HostId,
-    probe::{ProbeAnswer, ProbeQuery},
+    probe::ProbeAnswer,
     text::cut,
+    trace::PathEndpoints,
 };
 use reqwest::Response;
 use std::time::Duration;
@@ -19,7 +20,7 @@ const PATIENCE: Duration = PROBE_ANSWER_WITHIN.saturating_add(Duration::from_sec
 const LONGEST_ANSWER: usize = 16 << 10;
 
 /// Requests a probe from a host's agent.
-pub async fn probe(clients: &AgentClients, host: &HostId, agent: &str, query: &ProbeQuery) -> Answer<ProbeAnswer> {
+pub async fn probe(clients: &AgentClients, host: &HostId, agent: &str, query: &PathEndpoints) -> Answer<ProbeAnswer> {
     put_question(clients, host, agent, (PROBE_PATH, PATIENCE), query, read).await
 }
 

@@ -4,11 +4,10 @@
 //! Pure: the caller counts ([`Disclosures::count`]) and rules check ([`Disclosures::admit`]).
 
 use super::{Actor, Code, CommandError};
-use cps_peering_config::id::AccountId;
+use cps_peering_config::{id::AccountId, time::DAY_MS};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// About how many accounts one account may have been told something recently: beyond that it is refused, and only it.
 const MOST_OF_ONE: usize = 64;
 /// How many pairs of accounts are remembered. If there are more, the account with the most loses its oldest, and nobody is refused.

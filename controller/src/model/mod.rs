@@ -31,6 +31,7 @@ use cps_peering_config::{
     id::{AccountId, HostId, PeeringId, VpcId},
     quota::Kind,
     report::UNDERLAY_MTUS,
+    time::DAY_MS,
 };
 use disclosure::Disclosures;
 use record::{Made, TokenUse};
@@ -347,7 +348,6 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        const HOUR: u64 = 60 * 60 * 1000;
         Self {
             max_bandwidth: 10_000,
             peerings_per_region: 50,
@@ -359,10 +359,10 @@ impl Default for Limits {
             requests_per_hour: 1000,
             bandwidth_changes_per_hour: 500,
             unconfirmed_host_removals_percent: 5,
-            pending_ms: 24 * HOUR,
-            ended_ms: 7 * 24 * HOUR,
-            arrear_ms: 7 * 24 * HOUR,
-            token_ms: 24 * HOUR,
+            pending_ms: DAY_MS,
+            ended_ms: 7 * DAY_MS,
+            arrear_ms: 7 * DAY_MS,
+            token_ms: DAY_MS,
         }
     }
 }

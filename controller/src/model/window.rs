@@ -7,11 +7,13 @@ use super::{
     record::{Host, Window},
     state::Change,
 };
-use cps_peering_config::{id::HostId, time::timestamp};
+use cps_peering_config::{
+    id::HostId,
+    time::{DAY_MS, timestamp},
+};
 use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 
-const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// The longest window, in milliseconds: drain a host that is out of use for longer.
 pub const LONGEST_MS: u64 = 7 * DAY_MS;
 /// How far ahead a window may begin, in milliseconds.

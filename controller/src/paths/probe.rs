@@ -2,7 +2,7 @@
 
 use super::{FixableBy, Path, Step, StepVerdict, words};
 use crate::hosts::trace::Answer;
-use cps_peering_config::probe::{ProbeAnswer, ProbeQuery};
+use cps_peering_config::{probe::ProbeAnswer, trace::PathEndpoints};
 use serde::{Serialize, Serializer};
 use std::net::IpAddr;
 use utoipa::ToSchema;
@@ -67,7 +67,7 @@ fn milliseconds<S: Serializer>(us: &u64, to: S) -> Result<S::Ok, S::Error> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbePlan {
     /// The request to the host of the source.
-    pub query: ProbeQuery,
+    pub query: PathEndpoints,
     /// Whether the viewer can see the address at the other end.
     pub shows_destination: bool,
 }

@@ -14,8 +14,7 @@ use cps_peering_config::{
     id::{AccountId, PeeringId, VpcId},
     net::Vni,
     prefix_set::intersection,
-    probe::ProbeQuery,
-    trace::TraceQuery,
+    trace::{PathEndpoints, TraceQuery},
 };
 use ipnet::IpNet;
 use std::{borrow::Cow, net::IpAddr};
@@ -427,23 +426,27 @@ impl<'a> Walk<'a> {
             paused: host.paused || host.is_held_back(),
         };
         let there = TraceQuery {
-            vpc: vpc.clone(),
-            local: source,
-            peer_vpc: peer_vpc.clone(),
-            remote: destination,
-            side: sides.map(|[own, _]| own),
-            remote_vtep: apart.then_some(far.underlay),
+            ends: PathEndpoints {
+                vpc: vpc.clone(),
+                local: source,
+                peer_vpc: peer_vpc.clone(),
+                remote: destination,
+                side: sides.map(|[own, _]| own),
+                remote_vtep: apart.then_some(far.underlay),
+            },
             protocol,
             port,
             port_in: None,
         };
         let back = TraceQuery {
-            vpc: peer_vpc.clone(),
-            local: destination,
-            peer_vpc: vpc.clone(),
-            remote: source,
-            side: sides.map(|[_, peer]| peer),
-            remote_vtep: apart.then_some(near.underlay),
+            ends: PathEndpoints {
+                vpc: peer_vpc.clone(),
+                local: destination,
+                peer_vpc: vpc.clone(),
+                remote: source,
+                side: sides.map(|[_, peer]| peer),
+                remote_vtep: apart.then_some(near.underlay),
+            },
             protocol,
             port: None,
             port_in: port,
@@ -482,13 +485,13 @@ impl<'a> Walk<'a> {
         let local = gateway(vpc, port, joined.map(|[own, _]| own));
         let remote = gateway(peer_vpc, peer_port, joined.map(|[_, peer]| peer));
         found.probe = local.zip(remote).map(|(local, remote)| ProbePlan {
-            query: ProbeQuery {
+            query: PathEndpoints {
                 vpc: vpc.clone(),
                 local,
                 peer_vpc: peer_vpc.clone(),
                 remote,
                 side: sides.map(|[own, _]| own),
-                remote_vtep: near.query.remote_vtep,
+                remote_vtep: near.query.ends.remote_vtep,
             },
             shows_destination: self.viewer.is_none_or(|viewer| viewer == peer_account),
         });

@@ -3,8 +3,8 @@
 use crate::running::{Controller, Place, call, done};
 use axum::{Json, Router, extract::State, routing::post};
 use cps_peering_config::{
-    probe::{ProbeAnswer, ProbeQuery},
-    trace::{Fact, TraceAnswer, TraceQuery, Verdict},
+    probe::ProbeAnswer,
+    trace::{Fact, PathEndpoints, TraceAnswer, TraceQuery, Verdict},
 };
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -18,7 +18,7 @@ struct Agent {
     wrong: Arc<Mutex<Vec<(&'static str, Fact)>>>,
     asked: Arc<Mutex<Vec<TraceQuery>>>,
     comes_back: Arc<Mutex<ProbeAnswer>>,
-    probed: Arc<Mutex<Vec<ProbeQuery>>>,
+    probed: Arc<Mutex<Vec<PathEndpoints>>>,
 }
 
 async fn trace(State(agent): State<Agent>, Json(query): Json<TraceQuery>) -> Json<TraceAnswer> {
@@ -33,7 +33,7 @@ async fn trace(State(agent): State<Agent>, Json(query): Json<TraceQuery>) -> Jso
     Json(TraceAnswer { version: "9".into(), revision: Some(newest), send: of("send"), receive: of("receive") })
 }
 
-async fn probe(State(agent): State<Agent>, Json(query): Json<ProbeQuery>) -> Json<ProbeAnswer> {
+async fn probe(State(agent): State<Agent>, Json(query): Json<PathEndpoints>) -> Json<ProbeAnswer> {
     agent.probed.lock().unwrap().push(query);
     Json(agent.comes_back.lock().unwrap().clone())
 }
@@ -227,7 +227,8 @@ async fn problems_in_the_model_are_named_before_any_host_is_asked() {
     // L11: another address of the peer was queried instead, so that time and steps are the same.
     for (agent, local, remote) in [(0, "10.1.0.5", "10.2.0.1"), (1, "10.2.0.1", "10.1.0.5")] {
         let asked = std::mem::take(&mut *cloud.agents[agent].asked.lock().unwrap());
-        let asked: Vec<[String; 2]> = asked.iter().map(|it| [it.local, it.remote].map(|it| it.to_string())).collect();
+        let asked: Vec<[String; 2]> =
+            asked.iter().map(|it| [it.ends.local, it.ends.remote].map(|it| it.to_string())).collect();
         assert_eq!(asked, [[local, remote]]);
     }
     // Arrears.
@@ -376,10 +377,13 @@ async fn an_account_sees_its_own_side_and_of_the_other_only_whether_it_stops() {
         agent.wrong.lock().unwrap().clear();
     }
     let asked = near.asked.lock().unwrap().first().cloned().unwrap();
-    assert_eq!((asked.local.to_string(), asked.remote.to_string()), ("10.1.0.5".into(), "10.2.0.5".into()));
-    assert!(asked.side.is_some() && asked.remote_vtep == Some("192.0.2.2".parse().unwrap()));
+    assert_eq!((asked.ends.local.to_string(), asked.ends.remote.to_string()), ("10.1.0.5".into(), "10.2.0.5".into()));
+    assert!(asked.ends.side.is_some() && asked.ends.remote_vtep == Some("192.0.2.2".parse().unwrap()));
     let asked = far.asked.lock().unwrap().first().cloned().unwrap();
-    assert_eq!((asked.local.to_string(), asked.remote_vtep), ("10.2.0.5".into(), Some("192.0.2.1".parse().unwrap())));
+    assert_eq!(
+        (asked.ends.local.to_string(), asked.ends.remote_vtep),
+        ("10.2.0.5".into(), Some("192.0.2.1".parse().unwrap()))
+    );
 }
 
 #[tokio::test]

@@ -62,7 +62,7 @@ fn without_certificates_a_controller_says_what_to_do() {
     assert!(said.contains("cps-peering pki"), "{said}");
 }
 
-/// Sends a ClientHello of TLS 1.2.
+/// Sends a `ClientHello` of TLS 1.2.
 fn older_tls_is_refused(port: u16) {
     // Groups: x25519, secp256r1. Signatures: ECDSA and RSA with SHA-256.
     const EXTENSIONS: [u8; 24] = [0, 10, 0, 6, 0, 4, 0, 29, 0, 23, 0, 11, 0, 2, 1, 0, 0, 13, 0, 4, 0, 2, 4, 3];

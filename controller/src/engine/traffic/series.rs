@@ -1,5 +1,6 @@
 //! Traffic over time, in buckets of three lengths. Pure.
 
+use cps_peering_config::time::HOUR_MS;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
@@ -168,7 +169,7 @@ pub(super) struct Kept {
 }
 
 /// Reports arrive in order, a few seconds apart. One that ends this much before the known time is due to a clock that was set back.
-const LEAP_MS: u64 = 60 * 60 * 1000;
+const LEAP_MS: u64 = HOUR_MS;
 
 impl Series {
     /// Adds traffic, possibly none, between two moments.
@@ -217,7 +218,7 @@ impl Series {
 
     /// The hour of the last bucket.
     pub(super) fn hour(&self) -> u64 {
-        self.known_ms.map_or(0, |(_, until)| until / 3_600_000)
+        self.known_ms.map_or(0, |(_, until)| until / HOUR_MS)
     }
 
     pub(super) fn to_keep(&self) -> Kept {
@@ -239,6 +240,7 @@ impl Series {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cps_peering_config::time::DAY_MS;
 
     fn sent(bytes: u64) -> Passed {
         Passed { sent: bytes, received: 2 * bytes, dropped: bytes / 100 }
@@ -269,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_put_back_leaves_no_time_without_traffic() {
-        const DAYS: u64 = 8 * 24 * 60 * 60 * 1000;
+        const DAYS: u64 = 8 * DAY_MS;
         let mut series = Series::default();
         series.add(0, 20_000, sent(100));
         series.add(DAYS, DAYS + 20_000, sent(500));
@@ -292,7 +294,6 @@ mod tests {
 
     #[test]
     fn each_ring_forgets_what_is_older_than_its_span() {
-        const DAY_MS: u64 = 86_400_000;
         let mut series = Series::default();
         for hour in 0..40 * 24 {
             series.add(hour * 3_600_000, (hour + 1) * 3_600_000, sent(3600));

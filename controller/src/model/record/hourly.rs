@@ -1,10 +1,9 @@
 //! Counts of actions within the last hour, for quotas.
 
-use cps_peering_config::id::AccountId;
+use cps_peering_config::{id::AccountId, time::MINUTE_MS};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-const MINUTE_MS: u64 = 60 * 1000;
 /// The minutes of an hour.
 const HOUR: u64 = 60;
 
