@@ -10,7 +10,7 @@ mod remote;
 mod rule;
 
 pub use egress::{ETHERNET_HEADER, Egress, Queue, Rate, Shaper};
-pub use firewall::Firewall;
+pub use firewall::{Exemption, Firewall};
 pub use foreign::{Effect, Fate, Foreign, ForeignRoute};
 pub use ingress::{FilterHandle, GuardKind, Ingress, IngressFilter, UnderlayState};
 pub use operation::{LinkChange, Operation};
@@ -407,6 +407,8 @@ pub struct Link {
     pub vlan: Option<(u32, Vlan)>,
     /// The settings that the kernel told; IPv6 ones are absent where IPv6 is off or the MTU too small for it.
     pub settings: BTreeMap<DeviceSetting, i32>,
+    /// What of its packets is exempt from policies of `IPsec`.
+    pub exempt: BTreeSet<Exemption>,
 }
 
 /// What a network device is.

@@ -25,7 +25,7 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// Whether ports are the interfaces that they were, the settings of our devices and ports as they should be, and packet filters
-    /// as they were. (Of an interface that is down the kernel announces no alternative names.) What cannot be read does not seem
+    /// and what is exempt from them as they were. (Of an interface that is down the kernel announces no alternative names.) What cannot be read does not seem
     /// right. Before the kernel was compared with this configuration, only the first is asked.
     fn seems_right(&mut self) -> bool {
         let began = Instant::now();
@@ -41,7 +41,8 @@ impl<K: Kernel> Reconciler<K> {
         let Ok(links) = links else { return false };
         !filters_changed
             && self.seen.ports_are_the_same(config, &links)
-            && (!was_compared || self.seen.settings_are_right(config, &links))
+            && (!was_compared
+                || (self.seen.settings_are_right(config, &links) && self.seen.exempt_are_the_same(&links)))
     }
 
     /// Waits for a reason to look: until this time, an event comes (but not before it is its turn), or a configuration comes.
