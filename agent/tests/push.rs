@@ -24,6 +24,7 @@ use cps_peering_config::{
 };
 use cps_peering_otlp::Recorder;
 use http_body_util::BodyExt;
+use nix::libc;
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use tempfile::TempDir;
@@ -313,6 +314,53 @@ async fn what_was_refused_once_is_done_without_a_new_push() {
     agent.accepted(&config(1)).await;
     let report = agent.report_when(HostReport::in_sync).await;
     assert!(report.counters.failures > 0);
+}
+
+/// The device of a side is removed by somebody, and the kernel refuses to make it again.
+#[tokio::test]
+async fn what_hangs_on_a_device_that_cannot_be_made_is_counted_and_not_listed() {
+    let agent = Agent::start();
+    let whole = agent.accepted(&config(1)).await;
+    assert!(whole.in_sync());
+    let tunnel = "cpspeer1001".parse().unwrap();
+    {
+        let mut state = agent.kernel.state();
+        state.remove_link(&tunnel);
+        // The UDP port is another program's.
+        state.refuse_devices = [(tunnel, libc::EADDRINUSE)].into();
+    }
+    agent.reconciler.notice(Event::Changed);
+    let report = agent.report_when(|report| !report.in_sync()).await;
+    let [problem] = report.problems.as_slice() else { panic!("{report:#?}") };
+    assert_eq!((&*problem.object, problem.kind), ("link cpspeer1001", ProblemKind::Conflict));
+    assert!(problem.reason.contains("another program holds UDP port 4789"), "{problem:?}");
+    let waiting = problem.reason.rsplit_once("; ").unwrap().1.strip_suffix(" operations wait for it").unwrap();
+    assert!(waiting.parse::<usize>().unwrap() > 5, "{problem:?}");
+    agent.kernel.state().refuse_devices.clear();
+    agent.reconciler.notice(Event::Changed);
+    agent.report_when(HostReport::in_sync).await;
+    // A VRF: what hangs on it of a side is not as it should be either.
+    let vrf = "cpsvrf10".parse().unwrap();
+    {
+        let mut state = agent.kernel.state();
+        state.remove_link(&tunnel);
+        state.remove_link(&vrf);
+        state.refuse_devices = [(vrf, libc::EOPNOTSUPP)].into();
+    }
+    agent.reconciler.notice(Event::Changed);
+    let report = agent.report_when(|report| !report.in_sync()).await;
+    let told: Vec<_> = report.problems.iter().map(|it| (&it.scope, &*it.object, &*it.reason)).collect();
+    let [
+        (Scope::Vpc(_), "link cpsvrf10", why),
+        (Scope::Side(own), "link cpspeer1001", waits),
+        (Scope::Side(other), route, "waits for link cpsvrf10"),
+    ] = told[..]
+    else {
+        panic!("{told:#?}")
+    };
+    assert!(why.contains("operations wait for it") && waits.starts_with("waits for link cpsvrf10, as "), "{told:#?}");
+    assert_eq!((own.get(), other.get()), (1001, 1002));
+    assert!(route.starts_with("route 10.1.0.0/24"), "the peer on this host cannot reach it: {told:#?}");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// All devices, and what is below each.
 pub struct Beneath<'a> {
-    links: &'a BTreeMap<InterfaceName, Link>,
+    pub(super) links: &'a BTreeMap<InterfaceName, Link>,
     names: BTreeMap<u32, InterfaceName>,
     /// The members of each bridge, bond and team, by its index.
     members: BTreeMap<u32, Vec<InterfaceName>>,

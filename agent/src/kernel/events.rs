@@ -5,8 +5,8 @@ use super::{
     links::read_link,
     observe::looks_like_a_host,
     socket::{FIRST_PORT, PORTS},
-    uapi::{addr, neighbour, netconf, nexthop, route, rtm},
-    wire::{Message, address, attributes, i32_at, messages, u8_at, u32_at},
+    uapi::{addr, neighbour, netconf, nexthop, route, rtm, tc},
+    wire::{Message, address, attributes, i32_at, messages, text, u8_at, u32_at},
 };
 use crate::{
     objects::Family,
@@ -161,6 +161,8 @@ const LATE: Duration = Duration::from_secs(5);
 const OF_ONE_PORT: f64 = 6.0;
 /// The same for all ports together, plus one more every second.
 const OF_ALL_PORTS: f64 = 30.0;
+/// Instead of a port's index: changes of traffic control that name no device. Whatever the host runs may make many of them.
+const NO_DEVICE: u32 = 0;
 /// The most ports that are counted separately.
 const MOST_PORTS: usize = 4096;
 
@@ -232,7 +234,7 @@ fn others_only() -> [SockFilter; 5] {
 /// What a message concerns, in ascending order of importance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Concern {
-    /// A port with this index, through a change that its tenant can cause.
+    /// A port with this index, through a change that its tenant can cause; or, as [`NO_DEVICE`], a change that may not concern us.
     Port(u32),
     /// Something of ours, or in our way.
     Ours,
@@ -282,10 +284,17 @@ fn concerns_us(message: &Message<'_>, known: &Known) -> Option<Concern> {
             let on_tunnel = matches!(tunnel, Some(Device::Tunnel | Device::Other));
             ours(on_tunnel && is_host_neighbour(payload).unwrap_or_default())
         }
-        rtm::NEW_QDISC..=rtm::GET_FILTER => {
+        rtm::NEW_QDISC..=rtm::GET_FILTER | rtm::NEW_CHAIN | rtm::DEL_CHAIN => {
             let index = u32_at(payload, 4);
+            // No program says which devices share a block.
+            if index == Some(tc::SHARED_BLOCK) {
+                return Some(Concern::Port(NO_DEVICE));
+            }
             ours(of_device(index).is_some() || index.is_some_and(|index| known.is_guarded(index)))
         }
+        rtm::NEW_ACTION => decides(payload).then_some(Concern::Port(NO_DEVICE)),
+        // One that a filter has is not deleted, and buckets are of groups of next hops, which we do not have.
+        rtm::DEL_ACTION | rtm::NEW_NEXTHOP_BUCKET | rtm::DEL_NEXTHOP_BUCKET => None,
         rtm::NEW_NETCONF | rtm::DEL_NETCONF => {
             let of = attributes(payload, netconf::HEADER_LEN).find(|(kind, _)| *kind == netconf::NETCONFA_IFINDEX);
             match of.and_then(|(_, value)| i32_at(value, 0)) {
@@ -305,6 +314,17 @@ fn concerns_us(message: &Message<'_>, known: &Known) -> Option<Concern> {
         }
         _ => Some(Concern::Ours),
     }
+}
+
+/// Whether an action that was added or changed is of a kind that the agent compares: its own limit, others' may drop. The
+/// kernel does not report which filter has it.
+fn decides(payload: &[u8]) -> bool {
+    let actions = attributes(payload, tc::ACTION_HEADER_LEN).filter(|(kind, _)| *kind == tc::ACTIONS);
+    let mut each = actions.flat_map(|(_, actions)| attributes(actions, 0));
+    each.any(|(_, action)| {
+        let kind = attributes(action, 0).find(|(kind, _)| *kind == tc::ACT_KIND);
+        matches!(kind.and_then(|(_, kind)| text(kind)), Some("police" | "gact"))
+    })
 }
 
 /// A tenant can drop the carrier of its port and restore it. All other changes of a device are made by the host's
@@ -357,7 +377,7 @@ mod tests {
             memory::Memory,
             message::{emit, rule_message},
             uapi::flag,
-            wire::{Batch, put, put_address},
+            wire::{Batch, put, put_address, put_nested},
         },
         objects::{LinkKind, Lookup, Rule, Tunnel},
     };
@@ -452,6 +472,30 @@ mod tests {
             assert_eq!(concern(kind, on(5)).is_some(), kind != rtm::NEW_ADDRESS, "{kind}");
             assert!(concern(kind, on(2)).is_some() && concerns(kind, on(1)), "{kind}");
         }
+    }
+
+    #[test]
+    fn actions_that_may_be_of_a_filter_wake_us_within_a_budget() {
+        let actions = |kinds: &'static [&'static str]| {
+            move |body: &mut Vec<u8>| {
+                body.extend([0; tc::ACTION_HEADER_LEN]);
+                put_nested(body, tc::ACTIONS, |all| {
+                    for (order, kind) in (1..).zip(kinds) {
+                        put_nested(all, order, |action| put(action, tc::ACT_KIND, format!("{kind}\0").as_bytes()));
+                    }
+                });
+            }
+        };
+        let some = Some(Concern::Port(NO_DEVICE));
+        assert_eq!(concern(rtm::NEW_ACTION, actions(&["police"])), some);
+        assert_eq!(concern(rtm::NEW_ACTION, actions(&["mirred", "gact"])), some);
+        assert_eq!(concern(rtm::NEW_ACTION, actions(&["mirred", "ct"])), None);
+        assert_eq!(concern(rtm::NEW_ACTION, actions(&[])), None);
+        assert_eq!(concern(rtm::DEL_ACTION, actions(&["police"])), None, "no filter has it");
+        assert_eq!(concern(rtm::NEW_FILTER, on(tc::SHARED_BLOCK)), some);
+        // The kernel announces a chain with its first filter.
+        assert!(concerns(rtm::NEW_CHAIN, on(1)) && concerns(rtm::DEL_CHAIN, on(2)));
+        assert_eq!((concern(rtm::NEW_CHAIN, on(9)), concern(rtm::NEW_NEXTHOP_BUCKET, on(9))), (None, None));
     }
 
     #[test]

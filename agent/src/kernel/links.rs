@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     filter::Vlan,
-    objects::{DeviceSetting, Link, LinkKind, Mac, Tunnel},
+    objects::{DeviceSetting, Exemption, Link, LinkKind, Mac, Tunnel},
 };
 use cps_peering_config::net::{InterfaceName, Vni};
 use nix::libc;
@@ -81,6 +81,7 @@ pub(super) fn read_link(payload: &[u8]) -> Option<(InterfaceName, Link)> {
         takes_from: None,
         vlan: None,
         settings: BTreeMap::new(),
+        exempt: BTreeSet::new(),
     };
     // The kernel reports the lower device after the kind.
     let (mut parent, mut vlan, mut takes) = (None, None, false);
@@ -161,10 +162,13 @@ fn read_vlan(info: &[u8]) -> Option<Vlan> {
 /// Settings below `net/ipv4/conf` are counted from 1, those below `net/ipv6/conf` from 0 (`ip.h`, `ipv6.h`).
 fn read_families(families: &[u8], link: &mut Link) {
     let mut set = |setting, value: Option<i32>| link.settings.extend(value.map(|value| (setting, value)));
+    let on = |value: &[u8], at: usize| i32_at(value, at * 4).is_some_and(|value| value != 0);
     for (family, value) in attributes(families, 0) {
         for (kind, value) in attributes(value, 0) {
             match (family, kind) {
                 (link::AF_INET, link::INET_CONF) => {
+                    link.exempt.extend(on(value, 14).then_some(Exemption::Ipv4Leaving));
+                    link.exempt.extend(on(value, 15).then_some(Exemption::Ipv4Arriving));
                     set(DeviceSetting::Ipv4Forwarding, i32_at(value, 0));
                     set(DeviceSetting::Ipv4AcceptRedirects, i32_at(value, 3 * 4));
                     set(DeviceSetting::Ipv4SendRedirects, i32_at(value, 5 * 4));
@@ -172,6 +176,7 @@ fn read_families(families: &[u8], link: &mut Link) {
                     set(DeviceSetting::Ipv4ArpIgnore, i32_at(value, 18 * 4));
                 }
                 (link::AF_INET6, link::INET6_CONF) => {
+                    link.exempt.extend(on(value, 48).then_some(Exemption::Ipv6Arriving));
                     set(DeviceSetting::Ipv6AcceptRa, i32_at(value, 3 * 4));
                     set(DeviceSetting::Ipv6AcceptRedirects, i32_at(value, 4 * 4));
                     set(DeviceSetting::Ipv6Disable, i32_at(value, 26 * 4));
@@ -190,6 +195,8 @@ fn read_families(families: &[u8], link: &mut Link) {
 mod tests {
     use super::*;
     use crate::{objects::Observed, ownership};
+    use nix::sched::{CloneFlags, unshare};
+    use std::{process::Command, thread};
 
     /// A device as a future kernel may report it.
     fn device(more: impl FnOnce(&mut Vec<u8>)) -> Option<(InterfaceName, Link)> {
@@ -247,6 +254,31 @@ mod tests {
             assert_eq!((on_top(kind, false), on_top(kind, true)), (Some(3), None));
         }
         assert_eq!(on_top(b"veth\0", false), None, "that one is its other end");
+    }
+
+    /// What `sysctl` has set, as the kernel tells of it.
+    #[test]
+    fn what_is_exempt_from_ipsec_is_read() {
+        let read = || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+            let run = |line: &str| {
+                assert!(Command::new("sh").args(["-c", line]).status().expect("sh").success(), "{line}");
+            };
+            run("ip link add one type veth peer name other");
+            for (device, exemption) in
+                [("one", Exemption::Ipv4Arriving), ("one", Exemption::Ipv6Arriving), ("other", Exemption::Ipv4Leaving)]
+            {
+                let (family, file) = exemption.path();
+                run(&format!("sysctl -qw net.{family}.conf.{device}.{file}=1"));
+            }
+            let exempt = |name: &str| {
+                let link = one_link(&mut Socket::open().unwrap(), &name.parse().unwrap()).unwrap();
+                link.unwrap().1.exempt.into_iter().collect::<Vec<_>>()
+            };
+            assert_eq!(exempt("one"), [Exemption::Ipv4Arriving, Exemption::Ipv6Arriving]);
+            assert_eq!(exempt("other"), [Exemption::Ipv4Leaving]);
+        };
+        thread::scope(|scope| scope.spawn(read).join().unwrap());
     }
 
     #[test]

@@ -52,6 +52,8 @@ pub struct State {
     pub looks: Vec<DirtySet>,
     /// The operations, counted from the next one, that are refused with `EIO`.
     pub refuse: BTreeSet<usize>,
+    /// Devices that cannot be made, each with the error.
+    pub refuse_devices: BTreeMap<InterfaceName, i32>,
     /// How many of the next lists cannot be read.
     pub deaf: usize,
     last_index: u32,
@@ -144,6 +146,7 @@ pub fn plain_link(index: u32) -> Link {
         takes_from: None,
         vlan: None,
         settings: DEFAULTS.into(),
+        exempt: BTreeSet::new(),
     }
 }
 
@@ -321,6 +324,9 @@ impl State {
     }
 
     fn add_own(&mut self, name: &InterfaceName, kind: LinkKind, alias: &str) -> Result<&mut Link, i32> {
+        if let Some(errno) = self.refuse_devices.get(name) {
+            return Err(*errno);
+        }
         if self.seen.links.contains_key(name) {
             return Err(libc::EEXIST);
         }

@@ -1,7 +1,7 @@
 //! Settings below `/proc/sys/net`, of this process' network namespace.
 
 use super::{KernelError, NetlinkError};
-use crate::objects::DeviceSetting;
+use crate::objects::{DeviceSetting, Exemption};
 use cps_peering_config::net::InterfaceName;
 use nix::libc;
 use std::{ffi::OsStr, fs, io, os::unix::ffi::OsStrExt, path::PathBuf};
@@ -30,6 +30,12 @@ pub(super) fn enable_ipv6_forwarding() -> Result<(), NetlinkError> {
 fn path(device: &[u8], setting: DeviceSetting) -> PathBuf {
     let (family, file) = setting.path();
     ["/proc/sys/net", family, "conf"].iter().collect::<PathBuf>().join(OsStr::from_bytes(device)).join(file)
+}
+
+/// Whether an exemption is one of all devices. One that cannot be read is not.
+pub(super) fn is_for_all(exemption: Exemption) -> bool {
+    let (family, file) = exemption.path();
+    fs::read_to_string(format!("/proc/sys/net/{family}/conf/all/{file}")).is_ok_and(|value| value.trim() != "0")
 }
 
 pub(super) fn set(device: &InterfaceName, setting: DeviceSetting, value: i32) -> Result<(), NetlinkError> {

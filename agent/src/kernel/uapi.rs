@@ -26,12 +26,18 @@ pub(super) mod rtm {
     pub(in crate::kernel) const NEW_FILTER: u16 = 44;
     pub(in crate::kernel) const DEL_FILTER: u16 = 45;
     pub(in crate::kernel) const GET_FILTER: u16 = 46;
+    pub(in crate::kernel) const NEW_ACTION: u16 = 48;
+    pub(in crate::kernel) const DEL_ACTION: u16 = 49;
     pub(in crate::kernel) const GET_NEIGHBOUR_TABLE: u16 = 66;
     pub(in crate::kernel) const NEW_NETCONF: u16 = 80;
     pub(in crate::kernel) const DEL_NETCONF: u16 = 81;
     pub(in crate::kernel) const NEW_NEXTHOP: u16 = 104;
     pub(in crate::kernel) const DEL_NEXTHOP: u16 = 105;
     pub(in crate::kernel) const GET_NEXTHOP: u16 = 106;
+    pub(in crate::kernel) const NEW_CHAIN: u16 = 100;
+    pub(in crate::kernel) const DEL_CHAIN: u16 = 101;
+    pub(in crate::kernel) const NEW_NEXTHOP_BUCKET: u16 = 116;
+    pub(in crate::kernel) const DEL_NEXTHOP_BUCKET: u16 = 117;
 }
 
 /// `netlink.h`: flags of requests.
@@ -252,6 +258,11 @@ pub(super) mod tc {
     pub(in crate::kernel) const ACT_SHOT: u32 = 2;
     pub(in crate::kernel) const MATCHALL_ACT: u16 = 2;
     pub(in crate::kernel) const MATCHALL_FLAGS: u16 = 3;
+    /// The size of `struct tcamsg`.
+    pub(in crate::kernel) const ACTION_HEADER_LEN: usize = 4;
+    pub(in crate::kernel) const ACTIONS: u16 = 1;
+    /// `TCM_IFINDEX_MAGIC_BLOCK`: of a block that several devices share.
+    pub(in crate::kernel) const SHARED_BLOCK: u32 = u32::MAX;
     pub(in crate::kernel) const ACT_KIND: u16 = 1;
     pub(in crate::kernel) const ACT_OPTIONS: u16 = 2;
     /// `struct tc_gact`, whose third number is the action.

@@ -3,7 +3,7 @@
 use super::Family;
 use cps_peering_config::net::{InterfaceName, within};
 use ipnet::IpNet;
-use std::{fmt, ops::RangeInclusive};
+use std::{collections::BTreeSet, fmt, ops::RangeInclusive};
 
 /// All chains that the kernel evaluates for IP packets, with those they call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -12,8 +12,36 @@ pub struct Firewall {
     pub chains: Vec<Chain>,
     /// `IPsec` policies; for each direction in evaluation order.
     pub policies: Vec<Policy>,
+    /// What is exempt from them on all devices (`net.*.conf.all`). Not read if there are no policies.
+    pub exempt: BTreeSet<Exemption>,
     /// What could not be read, and why; then the fate of packets is unknown.
     pub unread: Vec<String>,
+}
+
+/// Packets of a device that the kernel does not check against `IPsec` policies, because of a setting below `/proc/sys/net`.
+/// The setting belongs to the operator, and the kernel does not announce changes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Exemption {
+    /// `ipv4/conf/DEV/disable_policy`.
+    Ipv4Arriving,
+    /// `ipv4/conf/DEV/disable_xfrm`.
+    Ipv4Leaving,
+    /// `ipv6/conf/DEV/disable_policy`.
+    Ipv6Arriving,
+}
+
+impl Exemption {
+    /// All of them.
+    pub const ALL: [Exemption; 3] = [Exemption::Ipv4Arriving, Exemption::Ipv4Leaving, Exemption::Ipv6Arriving];
+
+    /// Family folder and file name below `/proc/sys/net/FAMILY/conf/DEV/`.
+    pub fn path(self) -> (&'static str, &'static str) {
+        match self {
+            Exemption::Ipv4Arriving => ("ipv4", "disable_policy"),
+            Exemption::Ipv4Leaving => ("ipv4", "disable_xfrm"),
+            Exemption::Ipv6Arriving => ("ipv6", "disable_policy"),
+        }
+    }
 }
 
 /// An `IPsec` policy: what it matches is dropped, requires `IPsec`, or passes. The first one that matches a packet

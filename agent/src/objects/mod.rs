@@ -10,7 +10,7 @@ mod remote;
 mod rule;
 
 pub use egress::{ETHERNET_HEADER, Egress, Queue, Rate, Shaper};
-pub use firewall::Firewall;
+pub use firewall::{Exemption, Firewall};
 pub use foreign::{Effect, Fate, Foreign, ForeignRoute};
 pub use ingress::{FilterHandle, GuardKind, Ingress, IngressFilter, UnderlayState};
 pub use operation::{LinkChange, Operation};
@@ -409,6 +409,8 @@ pub struct Link {
     pub vlan: Option<(u32, Vlan)>,
     /// The settings that the kernel reported; IPv6 ones are absent if IPv6 is off or the MTU too small for it.
     pub settings: BTreeMap<DeviceSetting, i32>,
+    /// What of its packets is exempt from policies of `IPsec`.
+    pub exempt: BTreeSet<Exemption>,
 }
 
 /// The kind of a network device.

@@ -25,8 +25,9 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// Whether ports are still the same interfaces, the settings of our devices and ports are right, and packet filters
-    /// are unchanged. (The kernel announces no alternative names for an interface that is down.) What cannot be read
-    /// counts as wrong. Before the kernel was compared with this configuration, only the ports are checked.
+    /// and exemptions from `IPsec` policies are unchanged. (The kernel announces no alternative names for an interface
+    /// that is down.) What cannot be read counts as wrong. Before the kernel was compared with this configuration, only
+    /// the ports are checked.
     fn seems_right(&mut self) -> bool {
         let began = Instant::now();
         let Some(config) = self.goal.config() else {
@@ -41,7 +42,8 @@ impl<K: Kernel> Reconciler<K> {
         let Ok(links) = links else { return false };
         !filters_changed
             && self.seen.ports_are_the_same(config, &links)
-            && (!was_compared || self.seen.settings_are_right(config, &links))
+            && (!was_compared
+                || (self.seen.settings_are_right(config, &links) && self.seen.exempt_are_the_same(&links)))
     }
 
     /// Waits for a reason to observe: this time, an event (which may have to wait its turn), or a configuration.

@@ -6,6 +6,7 @@
 //! and nothing when it stops.
 
 mod allocation;
+mod causes;
 mod changes;
 mod contention;
 mod counting;
@@ -36,6 +37,7 @@ use crate::{
     ports, scope,
 };
 use allocation::Allocation;
+use causes::Causes;
 use changes::Changes;
 use contention::Contention;
 use counting::Counting;
@@ -274,6 +276,9 @@ impl<K: Kernel> Reconciler<K> {
             desired.left_alone = self.contention.closed(now);
             let mut plan = lazy_diff(&desired, &observed);
             let left = plan.take_out(|operation| self.contention.rest(operation, now).is_some());
+            let members = desired.ports.keys().chain(desired.vrfs.keys());
+            let members = members.filter_map(|name| Some((observed.links.get(name)?.index, *name))).collect();
+            let causes = Causes::new(&members, &left);
             // It may be as large as the plan.
             drop(observed);
             if known.is_none() {
@@ -285,11 +290,11 @@ impl<K: Kernel> Reconciler<K> {
                 if whole {
                     self.seen.left(plan.operations().chain(left.iter().cloned()));
                 }
-                let mut problems = self.problems(config, &plan, trouble);
+                let mut problems = self.problems(config, &plan, trouble, causes);
                 self.add_contested(config, &left, now, &mut problems);
                 return Ok(Some(problems));
             }
-            if !self.carry_out(config, &plan)? {
+            if !self.carry_out(config, &plan, causes)? {
                 return Ok(None);
             }
             last = Some(outline);
@@ -297,8 +302,13 @@ impl<K: Kernel> Reconciler<K> {
         unreachable!("the last round is stuck")
     }
 
-    /// Carries out a plan. False if a newer configuration arrived meanwhile.
-    fn carry_out(&mut self, config: &ValidHostConfig, plan: &LazyPlan<'_>) -> Result<bool, KernelError> {
+    /// Carries out a plan. `causes` says why operations were not tried. False if a newer configuration arrived meanwhile.
+    fn carry_out(
+        &mut self,
+        config: &ValidHostConfig,
+        plan: &LazyPlan<'_>,
+        mut causes: Causes<'_>,
+    ) -> Result<bool, KernelError> {
         let mut operations = plan.operations();
         let mut chunk = Vec::with_capacity(CHUNK.min(plan.len()));
         loop {
@@ -318,7 +328,11 @@ impl<K: Kernel> Reconciler<K> {
             }
             if self.goal.was_reached() {
                 self.reporter.count().drift_repaired += (chunk.len() - refused.len()) as u64;
-                for operation in chunk.iter().take(MAX_PROBLEMS) {
+                let mut refused = refused.iter().map(|(place, _)| *place).peekable();
+                for (place, operation) in chunk.iter().enumerate().take(MAX_PROBLEMS) {
+                    if refused.next_if_eq(&place).is_some() {
+                        continue;
+                    }
                     let concerns = scope::words(config, &scope::of_operation(config, operation));
                     tracing::info!(revision = %config.revision, concerns, %operation, "repaired");
                 }
@@ -334,7 +348,7 @@ impl<K: Kernel> Reconciler<K> {
                 }
             }
             let room = (2 * MAX_PROBLEMS).saturating_sub(self.refused.len());
-            let told = refused.into_iter().take(room);
+            let told = refused.into_iter().filter(|(place, _)| causes.take(&chunk[*place]).is_none()).take(room);
             self.refused.extend(told.map(|(place, refusal)| (chunk[place].to_string(), refusal)));
             match self.drain(Waited::Pause) {
                 Waited::Configured => return Ok(false),

@@ -4,7 +4,7 @@ use crate::{
     compile::UnderlayParams,
     diff::Conflict,
     dirty_set::DirtySet,
-    objects::{DeviceSetting, Link, Operation},
+    objects::{DeviceSetting, Exemption, Link, Operation},
     ownership::DeviceName,
     ports::{self, Aliases},
 };
@@ -22,6 +22,8 @@ pub(super) struct Seen {
     aliases: Aliases,
     /// Settings of devices that could not be repaired, or were left alone.
     left_wrong: BTreeSet<(InterfaceName, DeviceSetting)>,
+    /// Devices whose packets are exempt from `IPsec` policies.
+    exempt: BTreeSet<(InterfaceName, Exemption)>,
     /// Whether a device may be without the underlay filter. Only a full observation retries it, and clears this; until
     /// then, a partial one must not set tunnels up.
     unguarded: bool,
@@ -58,9 +60,15 @@ impl Seen {
         &self.aliases
     }
 
-    /// Finds the ports among all interfaces.
+    /// Finds the ports among all interfaces, and those whose packets are exempt from policies of `IPsec`.
     pub(super) fn find_ports(&mut self, config: &SharedHostConfig, links: &BTreeMap<InterfaceName, Link>) {
         self.aliases = ports::aliases(config, links);
+        self.exempt = exempt(links).collect();
+    }
+
+    /// Whether the same packets are exempt.
+    pub(super) fn exempt_are_the_same(&self, links: &BTreeMap<InterfaceName, Link>) -> bool {
+        exempt(links).eq(self.exempt.iter().copied())
     }
 
     /// Everything is as good as it could be made, except for these operations.
@@ -101,6 +109,11 @@ impl Seen {
             })
         })
     }
+}
+
+/// In order.
+fn exempt(links: &BTreeMap<InterfaceName, Link>) -> impl Iterator<Item = (InterfaceName, Exemption)> {
+    links.iter().flat_map(|(name, link)| link.exempt.iter().map(|exemption| (*name, *exemption)))
 }
 
 #[cfg(test)]
@@ -164,6 +177,16 @@ mod tests {
         assert_eq!(seen.quick_way(&part(&["eth1"]), false), None);
         seen.left([Operation::AddIngress(name("eth9"))].into_iter());
         assert_eq!(seen.quick_way(&part(&["eth1"]), false), Some(underlay));
+    }
+
+    #[test]
+    fn an_exemption_that_comes_or_goes_is_noticed_on_any_device() {
+        let mut seen = Seen::default();
+        let exempt = Link { exempt: [Exemption::Ipv4Arriving].into(), ..memory::plain_link(7) };
+        let links = |link: &Link| BTreeMap::from([(name("eth9"), link.clone())]);
+        assert!(seen.exempt_are_the_same(&links(&memory::plain_link(7))) && !seen.exempt_are_the_same(&links(&exempt)));
+        seen.find_ports(&config(), &links(&exempt));
+        assert!(seen.exempt_are_the_same(&links(&exempt)) && !seen.exempt_are_the_same(&links(&memory::plain_link(7))));
     }
 
     #[test]

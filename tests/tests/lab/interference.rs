@@ -4,7 +4,7 @@ use crate::{
     drift::{Names, peered},
     reach_each_other,
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use cps_peering_tests::{
     Lab,
     lab::Host,
@@ -352,5 +352,95 @@ fn firewalls_that_drop_or_rewrite_are_named_until_our_packets_are_exempt() -> Re
     })?;
     let deleted = lab.controller().cli(&["peering", "delete", "vpc-a-vpc-b"])?.ok()?;
     ensure!(!deleted.contains("draining"), "{deleted}");
+    Ok(())
+}
+
+/// What is set on h1, and by which settings packets are exempt from that.
+struct Exemption {
+    policy: &'static str,
+    /// Below `/proc/sys/net`, with a place for the device.
+    setting: &'static str,
+    /// The devices, for a shell.
+    devices: &'static str,
+}
+
+/// A policy that the kernel does not ask is in nobody's way: as packets say.
+#[test]
+fn a_policy_of_ipsec_is_named_as_long_as_the_kernel_asks_it() -> Result<()> {
+    const MEMBERS: &str = "eth1 eth2 $(cd /sys/class/net; ls -d cps*)";
+    let lab = Lab::in_sync(peered())?;
+    let host = lab.host("h1");
+    let servers = [lab.server("h1", "eth1"), lab.server("h1", "eth2"), lab.server("h2", "eth1")];
+    let all_reach = || reach_each_other(servers[0], servers[2]).and_then(|()| reach_each_other(servers[0], servers[1]));
+    for Exemption { policy, setting, devices } in [
+        Exemption {
+            policy: "src 10.0.0.0/8 dst 10.0.0.0/8 dir fwd",
+            setting: "ipv4/conf/$d/disable_policy",
+            devices: MEMBERS,
+        },
+        Exemption {
+            policy: "src 10.0.0.0/8 dst 10.0.0.0/8 dir out",
+            setting: "ipv4/conf/$d/disable_xfrm",
+            devices: MEMBERS,
+        },
+        Exemption {
+            policy: "src fd00::/8 dst fd00::/8 dir fwd",
+            setting: "ipv6/conf/$d/disable_policy",
+            devices: MEMBERS,
+        },
+        Exemption {
+            policy: "src fd00::/8 dst fd00::/8 dir fwd",
+            setting: "ipv6/conf/$d/disable_policy",
+            devices: "all",
+        },
+        Exemption {
+            policy: "src 192.0.2.0/24 dst 192.0.2.0/24 proto udp dport 4789 dir in",
+            setting: "ipv4/conf/$d/disable_policy",
+            devices: "uplink",
+        },
+        Exemption {
+            policy: "src 192.0.2.0/24 dst 192.0.2.0/24 proto udp dport 4789 dir out",
+            setting: "ipv4/conf/$d/disable_xfrm",
+            devices: "all",
+        },
+    ] {
+        let what = format!("{policy} and {setting} of {devices}");
+        let set = |value: u8| sh(host, &format!("for d in {devices}; do echo {value} >/proc/sys/net/{setting}; done"));
+        let is_named = || {
+            wait::until("it is named", SOON, || {
+                let report = host.report()?;
+                ensure!(
+                    report.problems.iter().any(|it| it.object.starts_with("xfrm policy src ")),
+                    "{:?}",
+                    report.problems
+                );
+                Ok(Some(()))
+            })
+        };
+        sh(host, &format!("ip xfrm policy add {policy} action block"))?;
+        is_named()
+            .and_then(|()| {
+                ensure!(all_reach().is_err(), "{what}: packets pass");
+                set(1)?;
+                lab.wait_for_agent("h1")?;
+                all_reach()?;
+                set(0)?;
+                is_named()
+            })
+            .with_context(|| what.clone())?;
+        sh(host, "ip xfrm policy deleteall")?;
+        lab.wait_for_agent("h1")?;
+    }
+    // What the host sends, it does not send where the default is to block it.
+    sh(
+        host,
+        "ip xfrm policy setdefault out block; for d in all uplink; do echo 1 >/proc/sys/net/ipv4/conf/$d/disable_xfrm; done",
+    )?;
+    wait::until("it is named", SOON, || {
+        let report = host.report()?;
+        ensure!(report.problems.iter().any(|it| it.object == "xfrm policy default out"), "{:?}", report.problems);
+        Ok(Some(()))
+    })?;
+    ensure!(reach_each_other(servers[0], servers[2]).is_err(), "packets pass");
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! `IPsec` policies: they match by addresses, whichever VRF a packet is in, and also traffic between hosts.
 
 use super::{
-    Flow, Interference, InterferenceKind, NAMED,
-    packets::{BetweenHosts, Devices, Extent, LOOPBACK, OfVpcs, UDP},
+    Exempt, Flow, Interference, InterferenceKind, NAMED,
+    packets::{BetweenHosts, Devices, Extent, LOOPBACK, OfVpcs, Reach, UDP},
 };
 use crate::objects::{
     Effect,
@@ -12,8 +12,11 @@ use cps_peering_config::net::{InterfaceName, within};
 use ipnet::IpNet;
 use std::{collections::BTreeSet, net::IpAddr};
 
+/// All policies, and the packets that the kernel does not check against them.
+type Policies<'a> = (&'a [Policy], Exempt<'a>);
+
 /// Policies that may match packets of VPCs and that no other policy precedes for all of them; a few at most.
-pub(super) fn find(policies: &[Policy], of_vpcs: &OfVpcs, found: &mut Vec<Interference>) {
+pub(super) fn find((policies, exempt): Policies<'_>, of_vpcs: &OfVpcs, found: &mut Vec<Interference>) {
     let is_ours = |device: &InterfaceName| of_vpcs.vrfs.contains(device) || of_vpcs.members.contains(device);
     let forwarded = policies.iter().filter(|policy| {
         // Traffic between servers and their gateway does not pass from one VPC to another.
@@ -21,8 +24,12 @@ pub(super) fn find(policies: &[Policy], of_vpcs: &OfVpcs, found: &mut Vec<Interf
     });
     // With the VPCs whose packets it may match.
     let concerned = forwarded.filter_map(|policy| {
-        let touches = |networks: &&Networks| networks.touch(&policy.source) && networks.touch(&policy.destination);
-        let reachable: Vec<&Networks> = of_vpcs.reachable.iter().filter(touches).collect();
+        let touches = |reach: &&Reach| {
+            let Reach { networks, from, to } = reach;
+            let selects = networks.touch(&policy.source) && networks.touch(&policy.destination);
+            selects && !exempt.forwarded(policy, from, to)
+        };
+        let reachable: Vec<&Networks> = of_vpcs.reachable.iter().filter(touches).map(|reach| &reach.networks).collect();
         (!reachable.is_empty()).then_some((policy, reachable))
     });
     let concerned: Vec<(&Policy, Vec<&Networks>)> = concerned.collect();
@@ -58,26 +65,26 @@ fn covers(before: &Policy, policy: &Policy, networks: &Networks) -> bool {
 }
 
 /// Policies that drop every packet between this host and some others, or all; a few at most.
-pub(super) fn find_between_hosts(policies: &[Policy], them: &BetweenHosts, found: &mut Vec<Interference>) {
+pub(super) fn find_between_hosts(policies: Policies<'_>, them: &BetweenHosts, found: &mut Vec<Interference>) {
     found.extend(between_hosts(policies, them).filter(|it| it.effect == Effect::DropsAll).take(NAMED));
 }
 
 /// Policies that may drop some; a few at most.
-pub(super) fn doubts(policies: &[Policy], them: &BetweenHosts, found: &mut Vec<Interference>) {
+pub(super) fn doubts(policies: Policies<'_>, them: &BetweenHosts, found: &mut Vec<Interference>) {
     found.extend(between_hosts(policies, them).filter(|it| it.effect == Effect::MayDrop).take(NAMED));
 }
 
-fn between_hosts(policies: &[Policy], them: &BetweenHosts) -> impl Iterator<Item = Interference> {
-    let blocking = [Direction::In, Direction::Out]
-        .into_iter()
-        .flat_map(|direction| blocking(policies, direction, (them.local, them.hosts.clone()), &them.device, them.port));
+fn between_hosts(policies: Policies<'_>, them: &BetweenHosts) -> impl Iterator<Item = Interference> {
+    let blocking = [Direction::In, Direction::Out].into_iter().flat_map(move |direction| {
+        blocking(policies, direction, (them.local, them.hosts.clone()), &them.device, them.port)
+    });
     blocking.map(|(policy, effect)| interference_between_hosts(policy, them.port, effect))
 }
 
 /// Which policies drop VXLAN between an address of this host and those of others. A policy that requires `IPsec` is
 /// intended, and does not show whether the traffic is protected.
 fn blocking<'a>(
-    policies: &'a [Policy],
+    (policies, exempt): Policies<'a>,
     direction: Direction,
     (local, mut others): (IpAddr, BTreeSet<IpAddr>),
     device: &Devices,
@@ -85,7 +92,10 @@ fn blocking<'a>(
 ) -> Vec<(&'a Policy, Effect)> {
     let (mut found, mut some_passed) = (Vec::new(), false);
     // Those of type `sub` that let packets pass are not the last to be evaluated.
-    let asked = |policy: &&Policy| policy.direction == direction && (!policy.sub || policy.action == Action::Block);
+    let asked = |policy: &&Policy| {
+        let counts = !policy.sub || policy.action == Action::Block;
+        policy.direction == direction && counts && !exempt.of_host(policy, device)
+    };
     for policy in policies.iter().filter(asked) {
         let (own, other) = match direction {
             Direction::Out => (&policy.source, &policy.destination),
@@ -127,15 +137,16 @@ fn extent(policy: &Policy, device: &Devices, port: u16) -> Extent {
 }
 
 /// Policies that match packets of one flow, or some of them, up to the first one that matches all.
-pub(super) fn touching(policies: &[Policy], flow: &Flow, found: &mut Vec<Interference>) {
+pub(super) fn touching((policies, exempt): Policies<'_>, flow: &Flow, found: &mut Vec<Interference>) {
     match *flow {
-        Flow::OfVpc { source, destination, from: Some(_), vrf, to: Some(to) } => {
+        Flow::OfVpc { source, destination, from: Some(from), vrf, to: Some(to) } => {
             for direction in [Direction::Forward, Direction::Out] {
                 let selects = |policy: &&Policy| {
                     policy.direction == direction
                         && policy.device.is_none_or(|device| device == vrf || device == to)
                         && policy.source.contains(&source)
                         && policy.destination.contains(&destination)
+                        && !exempt.forwarded(policy, [&from], [&to])
                 };
                 touching_in(policies.iter().filter(selects), found);
             }
@@ -144,7 +155,7 @@ pub(super) fn touching(policies: &[Policy], flow: &Flow, found: &mut Vec<Interfe
         Flow::BetweenHosts { local, other, device, port, arrives } => {
             let direction = if arrives { Direction::In } else { Direction::Out };
             let device = device.map_or(Devices::Any, Devices::one);
-            let blocking = blocking(policies, direction, (local, [other].into()), &device, port);
+            let blocking = blocking((policies, exempt), direction, (local, [other].into()), &device, port);
             found.extend(blocking.into_iter().map(|(policy, effect)| interference_between_hosts(policy, port, effect)));
         }
     }
@@ -230,8 +241,8 @@ mod tests {
             hosts: hosts.into(),
         };
         let (mut problems, mut doubted) = (Vec::new(), Vec::new());
-        find_between_hosts(policies, &them, &mut problems);
-        doubts(policies, &them, &mut doubted);
+        find_between_hosts((policies, Exempt::nothing()), &them, &mut problems);
+        doubts((policies, Exempt::nothing()), &them, &mut doubted);
         let said = |found: Vec<Interference>| found.iter().map(|it| format!("{}: {}", it.object, it.reason)).collect();
         (said(problems), said(doubted))
     }
@@ -303,7 +314,7 @@ mod tests {
             let [local, other] = ["192.0.2.1", other].map(|address| address.parse().unwrap());
             let flow = Flow::BetweenHosts { local, other, device: Some(name("uplink")), port: 4789, arrives };
             let mut found = Vec::new();
-            touching(policies, &flow, &mut found);
+            touching((policies, Exempt::nothing()), &flow, &mut found);
             found.iter().map(|it| it.effect).collect::<Vec<_>>()
         };
         let both = [within("192.0.2.2/32", Action::Block), of(Upper { more: true, ..Upper::default() })];
@@ -314,17 +325,21 @@ mod tests {
 
     #[test]
     fn a_policy_is_about_packets_within_what_one_vpc_reaches() {
-        let networks = |nets: &[&str]| nets.iter().map(|net| net.parse::<IpNet>().unwrap()).collect::<Networks>();
+        let reach = |nets: &[&str]| Reach {
+            networks: nets.iter().map(|net| net.parse::<IpNet>().unwrap()).collect(),
+            from: BTreeSet::new(),
+            to: BTreeSet::new(),
+        };
         let of_vpcs = OfVpcs {
             vrfs: [name("cpsvrf1")].into(),
             members: [name("eth1")].into(),
             bridged: BTreeSet::new(),
             networks: Vec::new(),
-            reachable: vec![networks(&["10.1.0.0/16", "10.2.0.0/16"]), networks(&["10.8.0.0/16", "10.9.0.0/16"])],
+            reachable: vec![reach(&["10.1.0.0/16", "10.2.0.0/16"]), reach(&["10.8.0.0/16", "10.9.0.0/16"])],
         };
         let found = |policies: &[Policy]| {
             let mut found = Vec::new();
-            super::find(policies, &of_vpcs, &mut found);
+            super::find((policies, Exempt::nothing()), &of_vpcs, &mut found);
             found.len()
         };
         let forward = |source, destination, action| policy(Direction::Forward, source, destination, action);
@@ -347,7 +362,7 @@ mod tests {
             let [from, to] = ["eth1", "cpspeer7"].map(|device| Some(name(device)));
             let flow = Flow::OfVpc { source, destination, from, vrf: name("cpsvrf1"), to };
             let mut found = Vec::new();
-            touching(policies, &flow, &mut found);
+            touching((policies, Exempt::nothing()), &flow, &mut found);
             found.iter().map(|it| it.effect).collect::<Vec<_>>()
         };
         let both = [sub(allow("10.0.0.0/8")), block("10.1.0.0/16", "10.2.0.0/16")];

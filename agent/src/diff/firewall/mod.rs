@@ -10,6 +10,7 @@
 //! other hosts. Bridges below ports and the underlay belong to others, and so do the rules about what crosses them:
 //! these, too, are reported if nothing passes.
 
+mod exempt;
 mod ipsec;
 mod packets;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use crate::objects::{
     firewall::{Backend, Chain, Hook, Scope},
 };
 use cps_peering_config::net::InterfaceName;
+use exempt::Exempt;
 pub(super) use packets::BetweenHosts;
 use packets::{Kind, OfVpcs, Packets};
 use std::net::IpAddr;
@@ -40,9 +42,10 @@ pub(super) fn find(survey: &Survey<'_>, found: &mut Vec<Interference>) {
     }
     let chains = Chains::of(firewall);
     let (of_vpcs, between_hosts) = (OfVpcs::of(survey), BetweenHosts::of(survey));
-    ipsec::find(&firewall.policies, &of_vpcs, found);
+    let policies = (firewall.policies.as_slice(), Exempt::new(firewall, &survey.observed.links));
+    ipsec::find(policies, &of_vpcs, found);
     if let Some(them) = &between_hosts {
-        ipsec::find_between_hosts(&firewall.policies, them, found);
+        ipsec::find_between_hosts(policies, them, found);
     }
     for chain in &firewall.chains {
         let Some(hook) = chain.hook else { continue };
@@ -76,7 +79,8 @@ pub(super) fn doubts(survey: &Survey<'_>) -> Vec<Interference> {
         }
     }
     if let Some(between_hosts) = BetweenHosts::of(survey) {
-        ipsec::doubts(&firewall.policies, &between_hosts, &mut found);
+        let exempt = Exempt::new(firewall, &survey.observed.links);
+        ipsec::doubts((&firewall.policies, exempt), &between_hosts, &mut found);
         for chain in &firewall.chains {
             if let Some(packets) = chain.hook.and_then(|hook| between_hosts.at(hook, &chain.scope)) {
                 walk(&chains, chain, packets, &mut found);
@@ -125,7 +129,7 @@ pub fn touched_by(firewall: &Firewall, beneath: &Beneath<'_>, flow: &Flow) -> Ve
     if matches!(flow, Flow::OfVpc { .. }) {
         unread(firewall, &mut found);
     }
-    ipsec::touching(&firewall.policies, flow, &mut found);
+    ipsec::touching((&firewall.policies, Exempt::new(firewall, beneath.links)), flow, &mut found);
     for chain in &firewall.chains {
         let Some(hook) = chain.hook else { continue };
         for packets in Packets::of_flow(flow, hook, &chain.scope, beneath) {

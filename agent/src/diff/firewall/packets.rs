@@ -4,7 +4,7 @@ use super::Flow;
 use crate::{
     diff::{Beneath, survey::Survey},
     objects::{
-        Address, Family, RouteKey,
+        Address, Desired, DesiredRoute, Family, RouteKey, RouteTo,
         firewall::{Action, FilterRule, Hook, Match, Networks, Pattern, Policy, Scope, Sense, state},
     },
 };
@@ -127,9 +127,19 @@ pub(super) struct OfVpcs {
     /// Members of bridges that are ports or below ports.
     pub(super) bridged: BTreeSet<InterfaceName>,
     pub(super) networks: Vec<IpNet>,
-    /// Networks of one family that each VPC has or reaches: both addresses of a packet are within. None if no `IPsec`
-    /// policy needs them.
-    pub(super) reachable: Vec<Networks>,
+    /// What each VPC has or reaches in each family. Empty if no `IPsec` policy needs it.
+    pub(super) reachable: Vec<Reach>,
+}
+
+/// Packets of one family that a VPC forwards.
+#[derive(Debug)]
+pub(super) struct Reach {
+    /// The networks that contain both of their addresses.
+    pub(super) networks: Networks,
+    /// The devices through which they arrive.
+    pub(super) from: BTreeSet<InterfaceName>,
+    /// The devices through which they leave.
+    pub(super) to: BTreeSet<InterfaceName>,
 }
 
 impl OfVpcs {
@@ -143,11 +153,7 @@ impl OfVpcs {
         } else {
             EVERYWHERE.to_vec()
         };
-        let mut reachable = BTreeMap::<(u32, Family), Vec<IpNet>>::new();
-        for RouteKey { table, prefix, .. } in routes().map(|route| route.key).filter(|_| policies_decide(survey)) {
-            reachable.entry((table, Family::of(&prefix))).or_default().push(prefix);
-        }
-        let reachable = reachable.into_values().map(Networks::from_iter).collect();
+        let reachable = if policies_decide(survey) { reachable(desired) } else { Vec::new() };
         let members = desired.ports.keys().chain(desired.vxlans.keys()).copied().collect();
         let beneath = Beneath::new(&survey.observed.links);
         let bridged = desired.ports.keys().flat_map(|port| beneath.bridged(port)).collect();
@@ -170,6 +176,34 @@ impl OfVpcs {
         let (kind, may_be_elsewhere) = (Kind::OfVpcs, false);
         Packets { kind, family, from, to, sources, destinations, may_be_elsewhere }.within(scope)
     }
+}
+
+fn reachable(desired: &Desired) -> Vec<Reach> {
+    let mut networks = BTreeMap::<(u32, Family), Vec<IpNet>>::new();
+    let mut from = BTreeMap::<u32, BTreeSet<InterfaceName>>::new();
+    let tunnels = desired.vxlans.iter().map(|(name, device)| (name, &device.vrf));
+    for (member, vrf) in desired.ports.iter().chain(tunnels) {
+        if let Some(device) = desired.vrfs.get(vrf) {
+            from.entry(device.table).or_default().insert(*member);
+        }
+    }
+    // Those of peers on this host as well.
+    let mut to = from.clone();
+    for DesiredRoute { key: RouteKey { table, prefix, .. }, to: leads } in desired.routes() {
+        if prefix.prefix_len() > 0 {
+            networks.entry((table, Family::of(&prefix))).or_default().push(prefix);
+        }
+        if let RouteTo::Device(device) = leads {
+            to.entry(table).or_default().insert(device);
+        }
+    }
+    let of_table = |all: &BTreeMap<u32, BTreeSet<InterfaceName>>, table| all.get(&table).cloned().unwrap_or_default();
+    let reach = networks.into_iter().map(|((table, _), networks)| Reach {
+        networks: networks.into_iter().collect(),
+        from: of_table(&from, table),
+        to: of_table(&to, table),
+    });
+    reach.collect()
 }
 
 /// Where frames that the host receives from bridge members, or sends to them, come from and go to.

@@ -1,4 +1,7 @@
-use super::{packets::Devices, *};
+use super::{
+    packets::{Devices, Reach},
+    *,
+};
 use crate::{
     compile::{UnderlayParams, compile},
     dirty_set::DirtySet,
@@ -17,8 +20,14 @@ fn packets() -> OfVpcs {
     let names = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
     let networks = ["10.1.0.0/16", "10.2.0.0/16", "fd00:1::/48"].map(|net| net.parse().unwrap()).to_vec();
     let bridged = BTreeSet::new();
-    let reachable = [&networks[..2], &networks[2..]].map(|networks| networks.iter().copied().collect()).to_vec();
-    OfVpcs { vrfs: names(&["cpsvrf1", "cpsvrf2"]), members: names(&["cpspeer7", "eth1"]), bridged, networks, reachable }
+    let members: BTreeSet<InterfaceName> = names(&["cpspeer7", "eth1"]);
+    let reach = |networks: &[IpNet]| Reach {
+        networks: networks.iter().copied().collect(),
+        from: members.clone(),
+        to: members.clone(),
+    };
+    let reachable = [&networks[..2], &networks[2..]].map(reach).into();
+    OfVpcs { vrfs: names(&["cpsvrf1", "cpsvrf2"]), members, bridged, networks, reachable }
 }
 
 fn pattern(text: &str) -> Pattern {
@@ -447,7 +456,7 @@ fn policies_of_ipsec_that_select_packets_of_vpcs_are_reported() {
     let some_of_them = Upper { more: true, ..Upper::default() };
     let found = |policies: &[Policy]| {
         let mut found = Vec::new();
-        ipsec::find(policies, &packets(), &mut found);
+        ipsec::find((policies, Exempt::nothing()), &packets(), &mut found);
         found.into_iter().map(|it| format!("{}: {}", it.object, it.reason)).collect::<Vec<_>>()
     };
     let block = policy(Direction::Forward, "10.1.0.0/24", "10.0.0.0/8", Action::Block);
@@ -497,7 +506,7 @@ fn policies_of_ipsec_that_select_packets_of_vpcs_are_reported() {
         let [from, to] = ["eth1", "cpspeer7"].map(|name| Some(name.parse().unwrap()));
         let flow = Flow::OfVpc { source, destination, from, vrf: "cpsvrf1".parse().unwrap(), to };
         let mut found = Vec::new();
-        ipsec::touching(policies, &flow, &mut found);
+        ipsec::touching((policies, Exempt::nothing()), &flow, &mut found);
         found.into_iter().map(|it| it.effect).collect::<Vec<_>>()
     };
     let some = Policy { upper: some_of_them, ..block.clone() };

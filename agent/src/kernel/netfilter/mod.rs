@@ -8,7 +8,8 @@ mod matches;
 mod nft;
 mod xtables;
 
-use crate::objects::{Firewall, Link};
+use super::sysctl;
+use crate::objects::{Exemption, Firewall, Link};
 use cps_peering_config::net::InterfaceName;
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -62,7 +63,11 @@ fn firewall(cache: &mut Cache, names: &BTreeMap<u32, InterfaceName>) -> Firewall
     // Through whichever of the two interfaces they were made.
     if ["xfrm_user", "af_key"].into_iter().any(is_in_kernel) {
         match ipsec::policies(names) {
-            Ok(policies) => all.policies = policies,
+            Ok(policies) if policies.is_empty() => {}
+            Ok(policies) => {
+                all.policies = policies;
+                all.exempt = Exemption::ALL.into_iter().filter(|one| sysctl::is_for_all(*one)).collect();
+            }
             // Without modules, that means a kernel without IPsec. With them, some may have been made through the older
             // interface.
             Err(error) if error.is_unsupported() && !Path::new("/proc/modules").exists() => {}

@@ -127,6 +127,7 @@ impl WithoutVrf {
                 may_be_renamed: false,
                 vlan: None,
                 settings: BTreeMap::new(),
+                exempt: BTreeSet::new(),
             };
             observed.links.insert(*name, link);
             self.kernel.assume(*name, 0);
