@@ -256,7 +256,7 @@ fn sockets_in_vrfs() -> Vec<HostFinding> {
     vec![warning("services", format!("{names} let tenants reach services of the host on their gateway: {advice}"))]
 }
 
-/// Settings of the whole host that keep gateways from answering. Packets of servers pass all the same, and the kernel has what it should.
+/// Settings of the whole host that keep gateways from answering. Where servers cannot resolve their gateway, the agent reports it as well.
 fn silent_gateways(read: impl Fn(&str) -> Option<String>) -> Vec<HostFinding> {
     let value = |name: &str| read(name).and_then(|value| value.trim().parse::<u32>().ok()).unwrap_or_default();
     let mut findings = Vec::new();

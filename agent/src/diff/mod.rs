@@ -132,6 +132,8 @@ pub enum InterferenceKind {
     Protodown,
     /// A port resolves no neighbours, and answers no ARP request.
     NoArp,
+    /// A setting of the whole host by which it answers no ARP request, or not all.
+    ArpIgnore,
     /// A `tc` filter on what arrives at the device.
     IngressFilter,
     /// A `tc` filter on what the device sends.
