@@ -257,8 +257,8 @@ fn sockets_in_vrfs() -> Vec<HostFinding> {
     vec![warning("services", format!("{names} let tenants reach services of the host on their gateway: {advice}"))]
 }
 
-/// Host-wide settings that keep gateways from answering. Servers' traffic passes all the same, and the kernel state is
-/// correct.
+/// Host-wide settings that keep gateways from answering. If servers cannot resolve their gateway, the agent reports that
+/// as well.
 fn silent_gateways(read: impl Fn(&str) -> Option<String>) -> Vec<HostFinding> {
     let value = |name: &str| read(name).and_then(|value| value.trim().parse::<u32>().ok()).unwrap_or_default();
     let mut findings = Vec::new();

@@ -5,10 +5,11 @@
 
 use super::{Interference, InterferenceKind, firewall, survey::Survey};
 use crate::{
-    objects::{Effect, Fate, ForeignRoute, Link, RouteTo, is_link_local},
+    objects::{Address, DesiredRoute, Effect, Fate, ForeignRoute, Link, RouteTo, is_link_local},
     ownership,
 };
 use cps_peering_config::net::{InterfaceName, within};
+use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn find(survey: &Survey<'_>) -> Vec<Interference> {
@@ -20,6 +21,7 @@ pub(super) fn find(survey: &Survey<'_>) -> Vec<Interference> {
     addresses(survey, &mut found);
     firewall::find(survey, &mut found);
     stacked(survey, &mut found);
+    found.extend(arp_ignored(survey));
     for (name, link, port) in devices(survey) {
         attributes(*name, link, port, &mut found);
         filters(survey, name, &mut found);
@@ -144,6 +146,36 @@ fn attributes(name: InterfaceName, link: &Link, port: bool, found: &mut Vec<Inte
     }
 }
 
+/// A value of `net.ipv4.conf.all.arp_ignore` that keeps servers from resolving their gateway. The setting is host-wide and
+/// may be needed elsewhere, so it is reported and not changed.
+fn arp_ignored(survey: &Survey<'_>) -> Option<Interference> {
+    const OTHER_SUBNETS: i32 = 2;
+    const ALL: i32 = 8;
+    let value = survey.observed.arp_ignore;
+    let gateways = |port: &InterfaceName| {
+        let first = Address { device: *port, net: IpNet::V4(Ipv4Net::default()) };
+        let own = survey.desired.addresses.range(first..);
+        own.take_while(move |address| address.device == first.device && address.net.addr().is_ipv4())
+    };
+    let has_gateway = |port: &InterfaceName| gateways(port).next().is_some();
+    let is_outside = |route: &DesiredRoute| match (route.to, route.key.prefix) {
+        (RouteTo::Device(port), IpNet::V4(_)) if survey.desired.ports.contains_key(&port) => {
+            has_gateway(&port) && !gateways(&port).any(|gateway| within(&route.key.prefix, &gateway.net.trunc()))
+        }
+        _ => false,
+    };
+    let (effect, whom) = match value {
+        ALL if survey.desired.ports.keys().any(has_gateway) => (Effect::DropsAll, "servers"),
+        OTHER_SUBNETS if survey.desired.local.iter().any(is_outside) => {
+            (Effect::MayDrop, "servers outside their gateway's subnet")
+        }
+        _ => return None,
+    };
+    let reason = format!("is {value}: {whom} cannot resolve their gateway; set it to 0 or 1");
+    let object = "sysctl net.ipv4.conf.all.arp_ignore".to_owned();
+    Some(Interference { kind: InterferenceKind::ArpIgnore, effect, ..may_drop(None, object, reason) })
+}
+
 /// Devices that take frames of another one before IP sees them there: outside of its VRF, where no tenant belongs. If
 /// one is a port itself, it has them in the VRF that it was put in.
 fn stacked(survey: &Survey<'_>, found: &mut Vec<Interference>) {
@@ -193,6 +225,30 @@ mod tests {
         ownership::{DeviceName, GROUP, table},
     };
     use cps_peering_config::{HostConfig, ValidHostConfig};
+
+    #[test]
+    fn settings_that_keep_gateways_from_answering_arp_are_reported() {
+        let found = |prefix: &str, arp_ignore: i32| {
+            let config = format!(
+                r#"{{ "revision": {{ "epoch": 1, "number": 1 }}, "host": "h1", "underlay": "192.0.2.1", "vrfs": {{ "vpc-a": {{ "vni": 1,
+                    "ports": {{ "eth1": {{ "gateways": ["10.1.0.1/24", "fd00:1::1/64"], "prefixes": ["{prefix}"] }} }} }} }} }}"#
+            );
+            let config: HostConfig = serde_json::from_str(&config).unwrap();
+            let config: ValidHostConfig = config.try_into().unwrap();
+            let params = UnderlayParams { vxlan_port: 4789, underlay_mtu: 1500 };
+            let desired = compile(&config, params, &DirtySet::Everything);
+            let observed = Observed { arp_ignore, ..Observed::default() };
+            let found = crate::diff::diff(&desired, &observed).interference.into_iter();
+            found.map(|it| (it.kind, it.effect)).collect::<Vec<_>>()
+        };
+        // 4 to 7 mean nothing to the kernel.
+        for harmless in [0, 1, 3, 4, 7] {
+            assert_eq!(found("10.1.0.0/24", harmless), []);
+        }
+        assert_eq!(found("10.1.0.128/25", 2), []);
+        assert_eq!(found("10.1.7.0/24", 2), [(InterferenceKind::ArpIgnore, Effect::MayDrop)]);
+        assert_eq!(found("10.1.0.0/24", 8), [(InterferenceKind::ArpIgnore, Effect::DropsAll)]);
+    }
 
     /// Two ports, the second on top of the first, and one more device on the first.
     #[test]

@@ -132,6 +132,8 @@ pub enum InterferenceKind {
     Protodown,
     /// A port resolves no neighbours, and answers no ARP request.
     NoArp,
+    /// A host-wide setting that keeps the host from answering some or all ARP requests.
+    ArpIgnore,
     /// A `tc` filter on what the device receives.
     IngressFilter,
     /// A `tc` filter on what the device sends.

@@ -36,25 +36,31 @@ pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
     }
 }
 
-/// The rules in front of `l3mdev` that can match a tenant's packet, or a reply to one. The agent cannot know their
-/// purpose, so they stay.
+/// The rules in front of `l3mdev` that can match a tenant's packet, or a reply to one, and those that let packets of others
+/// into a VPC. The agent cannot know their purpose, so they stay.
 pub(super) fn ahead(survey: &Survey<'_>) -> Vec<Interference> {
     if survey.desired.partial || survey.desired.vrfs.is_empty() {
         return Vec::new();
     }
-    let in_the_way = survey.observed.rules_ahead.iter().filter(|rule| can_select(survey, rule));
-    let reason = format!(
+    let observed = survey.observed;
+    let in_the_way =
+        observed.rules_ahead.iter().filter(|rule| can_select(survey, rule) && !observed.rules_into.contains(rule));
+    let past_their_vrf = format!(
         "stands before l3mdev and can select packets of tenants, which it leads past their VRF: remove it, make it select others \
          only, or give it a priority above {LOCAL_RULE_PRIORITY}"
     );
-    let interference = |rule: &RuleAhead| Interference {
+    // What comes from a port has been looked at there, and follows the l3mdev rule.
+    let past_our_filters =
+        "leads packets from outside of a VPC into its table, past the filters of its ports and peerings: remove it";
+    let interference = |rule: &RuleAhead, reason: &str| Interference {
         device: None,
         kind: InterferenceKind::Rule,
         effect: Effect::MayDrop,
         object: rule.to_string(),
-        reason: reason.clone(),
+        reason: reason.to_owned(),
     };
-    in_the_way.map(interference).collect()
+    let in_the_way = in_the_way.map(|rule| interference(rule, &past_their_vrf));
+    in_the_way.chain(observed.rules_into.iter().map(|rule| interference(rule, past_our_filters))).collect()
 }
 
 fn can_select(survey: &Survey<'_>, rule: &RuleAhead) -> bool {

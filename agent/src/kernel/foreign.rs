@@ -211,23 +211,32 @@ fn is_usual(kind: u8, prefix: &IpNet) -> bool {
 }
 
 /// Kinds of queueing disciplines that order or join packets and drop none before the queue is full.
-const PLAIN: [&str; 15] = [
-    "noqueue",
-    "mq",
-    "mqprio",
-    "pfifo",
-    "bfifo",
-    "pfifo_fast",
-    "fq",
-    "fq_codel",
-    "codel",
-    "fq_pie",
-    "pie",
-    "sfq",
-    "prio",
-    "multiq",
-    "skbprio",
-];
+const PLAIN: [&str; 11] =
+    ["noqueue", "mq", "mqprio", "pfifo_fast", "codel", "fq_pie", "pie", "sfq", "prio", "multiq", "skbprio"];
+
+/// A smaller queue cannot hold a full TCP segment, or so few packets that ordinary bursts are lost.
+const LEAST_PACKETS: u32 = 10;
+const LEAST_BYTES: u32 = 64 << 10;
+
+/// Whether a queueing discipline delays or drops packets that its device could send.
+fn loses(qdisc: &Qdisc) -> bool {
+    let options = qdisc.options.as_deref().unwrap_or_default();
+    let option =
+        |wanted| attributes(options, 0).find(|(kind, _)| *kind == wanted).and_then(|(_, value)| u32_at(value, 0));
+    let is_below = |limit: Option<u32>, least| limit.is_some_and(|limit| limit < least);
+    match qdisc.kind.as_str() {
+        // `struct tc_fifo_qopt`.
+        "pfifo" => is_below(u32_at(options, 0), LEAST_PACKETS),
+        "bfifo" => is_below(u32_at(options, 0), LEAST_BYTES),
+        "fq" => {
+            let limits = [numbers::FQ_PLIMIT, numbers::FQ_FLOW_PLIMIT];
+            limits.into_iter().any(|limit| is_below(option(limit), LEAST_PACKETS))
+                || is_below(option(numbers::FQ_FLOW_MAX_RATE), u32::MAX)
+        }
+        "fq_codel" => is_below(option(numbers::FQ_CODEL_LIMIT), LEAST_PACKETS),
+        other => !PLAIN.contains(&other),
+    }
+}
 
 /// Queueing disciplines of others on our devices and on ports, and their egress filters.
 pub(super) fn traffic_control(
@@ -246,12 +255,21 @@ pub(super) fn traffic_control(
                 check_stop(stop)?;
                 let filters = tc::foreign_filters(socket, qdisc.index, numbers::EGRESS)?;
                 if !filters.is_empty() {
-                    foreign.egress_filters.insert(*name, filters);
+                    foreign.egress_filters.entry(*name).or_default().extend(filters);
                 }
             }
-        } else if concerns(name) && !PLAIN.contains(&qdisc.kind.as_str()) && !ownership::owns_qdisc(qdisc.handle) {
-            let major = qdisc.handle >> 16;
-            foreign.qdiscs.entry(*name).or_default().insert(format!("qdisc {} {major:x}:", qdisc.kind));
+        } else if concerns(name) && !ownership::owns_qdisc(qdisc.handle) {
+            if loses(qdisc) {
+                let major = qdisc.handle >> 16;
+                foreign.qdiscs.entry(*name).or_default().insert(format!("qdisc {} {major:x}:", qdisc.kind));
+            } else if qdisc.handle != 0 {
+                // What puts packets into its queues may drop them as well.
+                check_stop(stop)?;
+                let filters = tc::foreign_filters(socket, qdisc.index, qdisc.handle)?;
+                if !filters.is_empty() {
+                    foreign.egress_filters.entry(*name).or_default().extend(filters);
+                }
+            }
         }
     }
     Ok(())
@@ -313,6 +331,37 @@ mod tests {
         assert_eq!(told(4, &[(link::XDP_DRV_PROG_ID, 8), (link::XDP_HW_PROG_ID, 9)]), Some(8));
         assert_eq!(told(4, &[(link::XDP_HW_PROG_ID, 9)]), Some(9));
         assert_eq!(told(1, &[]), Some(0), "of a kernel that does not tell its id");
+    }
+
+    #[test]
+    fn queues_that_hold_hardly_any_packets_are_reported() {
+        let with = |kind: &str, options: Vec<u8>| {
+            loses(&Qdisc {
+                index: 3,
+                handle: 0x5_0000,
+                parent: numbers::ROOT,
+                kind: kind.to_owned(),
+                options: Some(options),
+            })
+        };
+        let option = |number: u16, value: u32| {
+            let mut bytes = Vec::new();
+            put(&mut bytes, number, &value.to_ne_bytes());
+            bytes
+        };
+        let fifo = |limit: u32| limit.to_ne_bytes().to_vec();
+        assert!(with("pfifo", fifo(0)) && with("pfifo", fifo(9)) && !with("pfifo", fifo(1000)));
+        assert!(with("bfifo", fifo(30)) && !with("bfifo", fifo(1 << 20)));
+        assert!(
+            with("fq", option(numbers::FQ_FLOW_MAX_RATE, 125))
+                && !with("fq", option(numbers::FQ_FLOW_MAX_RATE, u32::MAX))
+        );
+        assert!(with("fq", option(numbers::FQ_PLIMIT, 1)) && with("fq", option(numbers::FQ_FLOW_PLIMIT, 0)));
+        assert!(
+            with("fq_codel", option(numbers::FQ_CODEL_LIMIT, 1))
+                && !with("fq_codel", option(numbers::FQ_CODEL_LIMIT, 10240))
+        );
+        assert!(with("netem", Vec::new()) && !with("mq", Vec::new()));
     }
 
     #[test]

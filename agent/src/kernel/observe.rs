@@ -66,8 +66,10 @@ pub(super) fn everything(socket: &mut Socket, stop: &dyn Fn() -> bool) -> Result
         routes,
         rules: rules.plain,
         rules_ahead: rules.ahead,
+        rules_into: rules.into,
         underlay: UnderlayState::default(),
         ipv6_forwarding: sysctl::ipv6_forwarding()?,
+        arp_ignore: sysctl::arp_ignore(),
         links,
     })
 }

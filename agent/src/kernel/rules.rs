@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     objects::{Family, Lookup, Rule, RuleAhead},
-    ownership::L3MDEV_RULE_PRIORITY,
+    ownership::{self, L3MDEV_RULE_PRIORITY},
 };
 use cps_peering_config::net::InterfaceName;
 use ipnet::IpNet;
@@ -21,6 +21,8 @@ pub(super) struct Rules {
     pub(super) plain: Vec<Rule>,
     /// Those in front of the first plain `l3mdev` rule that have an effect.
     pub(super) ahead: Vec<RuleAhead>,
+    /// Those that look up a table of ours, at any priority.
+    pub(super) into: Vec<RuleAhead>,
 }
 
 /// Those of both families.
@@ -29,6 +31,7 @@ pub(super) fn both(socket: &mut Socket) -> Result<Rules, KernelError> {
     rules.plain.extend(six.plain);
     rules.plain.sort_unstable();
     rules.ahead.extend(six.ahead);
+    rules.into.extend(six.into);
     Ok(rules)
 }
 
@@ -59,6 +62,7 @@ fn sorted(all: Vec<Parsed>) -> Rules {
         // The `local` rule at 0 is the kernel's own, and moved away by the agent.
         let kernels = parsed.plain.is_some_and(|rule| rule.lookup == Lookup::Local && rule.priority == 0);
         let passes = parsed.nothing || parsed.jump.is_some_and(|to| to <= limit);
+        rules.into.extend(parsed.into_ours.then(|| parsed.ahead.clone()));
         if at < place && !kernels && !passes {
             rules.ahead.push(parsed.ahead);
         }
@@ -75,6 +79,8 @@ struct Parsed {
     nothing: bool,
     /// The target of a goto.
     jump: Option<u32>,
+    /// It looks up a table of ours for packets of any sender.
+    into_ours: bool,
 }
 
 impl Parsed {
@@ -157,7 +163,8 @@ impl Parsed {
         ahead.text = words.join(" ");
         let jump = jump.filter(|_| action == rule::FR_ACT_GOTO);
         let nothing = action == rule::FR_ACT_NOP || (action == rule::FR_ACT_TO_TBL && l3mdev);
-        Some(Parsed { plain, ahead, nothing, jump })
+        let into_ours = action == rule::FR_ACT_TO_TBL && !l3mdev && ownership::table_vni(table).is_some();
+        Some(Parsed { plain, ahead, nothing, jump, into_ours })
     }
 }
 
@@ -234,6 +241,16 @@ mod tests {
             "1000 from all blackhole",
         ];
         assert_eq!(texts(all), expected);
+    }
+
+    #[test]
+    fn rules_that_look_up_a_table_of_ours_are_reported_at_any_priority() {
+        let ours = table(ownership::table(7.try_into().unwrap()));
+        let to = |priority, table: &[u8]| rule(priority, rule::FR_ACT_TO_TBL, 0, &[(rule::FRA_TABLE, table)]);
+        let l3mdev = rule(1000, rule::FR_ACT_TO_TBL, 0, &[(rule::FRA_L3MDEV, &[1])]);
+        let main = table(route::RT_TABLE_MAIN);
+        let found = sorted(vec![to(900, &ours), l3mdev, to(3000, &ours), to(32766, &main)]).into;
+        assert_eq!(found.iter().map(|rule| rule.priority).collect::<Vec<_>>(), [900, 3000]);
     }
 
     #[test]

@@ -119,7 +119,7 @@ fn filters(socket: &mut Socket, index: u32) -> Result<Ingress, KernelError> {
     )
 }
 
-/// Filters of others on one side of a `clsact` qdisc, in the terms of `tc`.
+/// Filters at a place where none is ours, at any priority, in the terms of `tc`.
 pub(super) fn foreign_filters(
     socket: &mut Socket,
     index: u32,
@@ -132,10 +132,7 @@ pub(super) fn foreign_filters(
         BTreeMap::new,
         |found, payload| {
             let Some(info) = u32_at(payload, 16) else { return };
-            let priority = u16::try_from(info >> 16).unwrap_or_default();
-            if !owns_filter(priority) {
-                note(found, payload, priority, effect(payload, info));
-            }
+            note(found, payload, u16::try_from(info >> 16).unwrap_or_default(), effect(payload, info));
         },
     )
 }

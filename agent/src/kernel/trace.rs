@@ -182,6 +182,7 @@ impl Reader {
         })?;
         self.check()?;
         observed.ipv6_forwarding = sysctl::ipv6_forwarding()?;
+        observed.arp_ignore = sysctl::arp_ignore();
         observed.underlay = self.underlay.state(&observed.ingress, senders);
         observed.firewall = self.netlink.filters.look(&observed.links);
         Ok(observed)

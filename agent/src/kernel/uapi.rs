@@ -224,6 +224,10 @@ pub(super) mod tc {
     pub(in crate::kernel) const TBF_PARMS: u16 = 1;
     pub(in crate::kernel) const TBF_RATE64: u16 = 4;
     pub(in crate::kernel) const TBF_BURST: u16 = 6;
+    pub(in crate::kernel) const FQ_PLIMIT: u16 = 1;
+    pub(in crate::kernel) const FQ_FLOW_PLIMIT: u16 = 2;
+    pub(in crate::kernel) const FQ_FLOW_MAX_RATE: u16 = 7;
+    pub(in crate::kernel) const FQ_CODEL_LIMIT: u16 = 2;
     /// The first field of `tc_htb_glob`: `HTB_VER` >> 16.
     pub(in crate::kernel) const HTB_VERSION: u32 = 3;
     /// Lengths are those of Ethernet frames: then the kernel needs no rate table.

@@ -476,10 +476,14 @@ pub struct Observed {
     pub firewall: Firewall,
     /// Rules of others in front of `l3mdev`, in the kernel's order.
     pub rules_ahead: Vec<RuleAhead>,
+    /// Rules of others that look up a table of ours, at any priority.
+    pub rules_into: Vec<RuleAhead>,
     /// The underlay filter.
     pub underlay: UnderlayState,
     /// `net.ipv6.conf.all.forwarding`: without it no IPv6 packet is forwarded.
     pub ipv6_forwarding: bool,
+    /// `net.ipv4.conf.all.arp_ignore`: the kernel takes the larger of this and a port's own.
+    pub arp_ignore: i32,
 }
 
 impl Observed {

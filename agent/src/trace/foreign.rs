@@ -45,11 +45,12 @@ impl Findings<'_> {
         there && *device != self.seen.end.port
     }
 
-    /// Interference with one device, or by a rule. Packet filters are evaluated for the path's own packets.
+    /// Interference with one device, or by a rule or a setting. Packet filters are evaluated for the path's own packets.
     pub(super) fn interference(&mut self, it: &Interference) {
         match it.kind {
             InterferenceKind::Firewall => return,
             InterferenceKind::Rule => return self.rule_ahead(it),
+            InterferenceKind::ArpIgnore => return self.arp_ignored(it),
             _ => {}
         }
         let Some(of) = it.device.as_ref().and_then(|device| self.check_of_device(device)) else { return };
@@ -85,6 +86,14 @@ impl Findings<'_> {
             _ => (Way::Both, of, Verdict::Differs),
         };
         self.add(way, check, verdict, &it.object, (it.object.clone(), Some("not there".to_owned())), &it.reason);
+    }
+
+    /// A server that has resolved the gateway before can still send.
+    fn arp_ignored(&mut self, it: &Interference) {
+        if self.seen.query.local.is_ipv4() && !self.seen.end.is_gateway {
+            let seen = (self.seen.observed.arp_ignore.to_string(), Some("0".to_owned()));
+            self.add(Way::Sent, check::PORT, Verdict::Unknown, &it.object, seen, &it.reason);
+        }
     }
 
     /// A rule before `l3mdev` that selects this path shows in the kernel's lookups for it, unless it selects by

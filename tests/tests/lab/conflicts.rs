@@ -201,6 +201,20 @@ fn rules_before_ours_are_reported_and_make_nothing_flap() -> Result<()> {
         host.ip(&rule.replace(" add ", " del "))?;
         lab.wait_for_agent("h1")?;
     }
+    // Rules that let others in are reported at any priority.
+    let names = Names::of(host)?;
+    for (rule, named) in [
+        ("rule add pref 3000 iif inside lookup {table}", "rule priority 3000 from all iif inside lookup {table}"),
+        ("-6 rule add pref 900 iif inside lookup {table}", "-6 rule priority 900 from all iif inside lookup {table}"),
+    ]
+    .map(|(rule, named)| (names.filled(rule), names.filled(named)))
+    {
+        host.ip(&rule)?;
+        let problem = reported(&lab, &named)?;
+        ensure!(problem.reason.contains("into its table"), "{problem:?}");
+        host.ip(&rule.replace(" add ", " del "))?;
+        lab.wait_for_agent("h1")?;
+    }
     // It can match none of a tenant's packets.
     let passes = lab.host("h1").report()?.counters.passes;
     for rule in [

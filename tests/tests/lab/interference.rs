@@ -205,7 +205,31 @@ fn filters_and_queues_of_others_are_named() -> Result<()> {
                 "tc qdisc del dev eth1 root",
                 "qdisc tbf",
             ),
+            // At priorities that ours have on what arrives.
+            (
+                "tc filter add dev eth1 egress pref 17235 protocol all matchall action drop",
+                "tc filter del dev eth1 egress pref 17235",
+                "filter dev eth1 egress pref 17235 matchall",
+            ),
+            (
+                "tc filter add dev {peer} egress pref 17236 protocol ip u32 match ip dst 0.0.0.0/0 action drop",
+                "tc filter del dev {peer} egress pref 17236",
+                "filter dev {peer} egress pref 17236 u32",
+            ),
+            ("tc qdisc replace dev eth1 root bfifo limit 30", "tc qdisc del dev eth1 root", "qdisc bfifo"),
+            ("tc qdisc replace dev eth1 root pfifo limit 0", "tc qdisc del dev eth1 root", "qdisc pfifo"),
+            (
+                "tc qdisc replace dev eth1 root handle 5: prio; tc filter add dev eth1 parent 5: protocol all prio 3 matchall action drop",
+                "tc qdisc del dev eth1 root",
+                "filter dev eth1 egress pref 3 matchall",
+            ),
             ("ip link set eth1 arp off", "ip link set eth1 arp on", "noarp dev eth1"),
+            (
+                // The kernel is silent about it: it is seen with the next look.
+                "sysctl -qw net.ipv4.conf.all.arp_ignore=8; ip link set eth1 alias looked",
+                "sysctl -qw net.ipv4.conf.all.arp_ignore=0; ip link set eth1 alias looked-again",
+                "sysctl net.ipv4.conf.all.arp_ignore",
+            ),
             ("ip link add link eth1 name taker type macvlan mode passthru", "ip link del taker", "link taker on eth1"),
             ("ip link add link {peer} name taker type ipvlan mode l2", "ip link del taker", "link taker on {peer}"),
             (xdp!("eth1 generic"), "ip link set eth1 xdpgeneric off", "XDP program "),

@@ -367,6 +367,27 @@ fn bridged() -> (Desired, Observed) {
     (compile(&config, params, &DirtySet::Everything), observed)
 }
 
+/// One that lets packets pass is not the last that is asked, so it is named although nothing drops.
+#[test]
+fn a_policy_of_type_sub_is_looked_at_where_there_is_no_other_one() {
+    let (desired, mut observed) = bridged();
+    let mut found = |sub: bool| {
+        observed.firewall.policies = vec![Policy {
+            direction: Direction::Forward,
+            source: "10.1.0.0/24".parse().unwrap(),
+            destination: "10.1.2.0/24".parse().unwrap(),
+            device: None,
+            upper: Upper::default(),
+            action: Action::Allow,
+            sub,
+            priority: Some(9),
+        }];
+        let found = crate::diff::diff(&desired, &observed).interference;
+        found.iter().filter(|it| it.object.starts_with("xfrm policy")).count()
+    };
+    assert_eq!([found(true), found(false)], [1, 0]);
+}
+
 #[test]
 fn filters_of_bridges_below_ports_and_the_underlay_are_judged() {
     let (desired, mut observed) = bridged();
