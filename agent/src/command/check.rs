@@ -413,7 +413,7 @@ mod tests {
         let found = |condition: Match| {
             let conditions = [Match::Protocol(vec![17], Sense::Is), condition].to_vec();
             let verdict = RuleVerdict::Drop("drop".to_owned());
-            let rule = FilterRule { label: "rule handle 7".to_owned(), matches: conditions, verdict };
+            let rule = FilterRule { label: "rule handle 7".to_owned(), matches: conditions, marks: false, verdict };
             let chain = Chain {
                 backend: Backend::Nftables,
                 scope: Scope::Both,

@@ -1,13 +1,13 @@
 //! Policy rules and host-wide settings.
 
-use super::{Interference, InterferenceKind, Phase, Phases, survey::Survey};
+use super::{Interference, InterferenceKind, Phase, Phases, firewall, survey::Survey};
 use crate::{
     objects::{DesiredRoute, Effect, Family, LinkKind, Lookup, Operation, Rule, RuleAhead},
     ownership::{L3MDEV_RULE_PRIORITY, LOCAL_RULE_PRIORITY, PROTOCOL},
 };
 use cps_peering_config::net::InterfaceName;
 use ipnet::{IpNet, Ipv6Net};
-use std::net::Ipv6Addr;
+use std::{collections::BTreeSet, net::Ipv6Addr};
 
 /// `RTPROT_KERNEL`: of the rules that the kernel makes itself.
 const KERNEL_PROTOCOL: u8 = 2;
@@ -43,8 +43,10 @@ pub(super) fn ahead(survey: &Survey<'_>) -> Vec<Interference> {
         return Vec::new();
     }
     let observed = survey.observed;
-    let in_the_way =
-        observed.rules_ahead.iter().filter(|rule| can_select(survey, rule) && !observed.rules_into.contains(rule));
+    let selects_a_mark = observed.rules_ahead.iter().any(|rule| rule.marked);
+    let marked = if selects_a_mark { firewall::marked(survey) } else { BTreeSet::new() };
+    let can_select = |rule: &&RuleAhead| can_select(survey, rule, marked.contains(&rule.family));
+    let in_the_way = observed.rules_ahead.iter().filter(can_select).filter(|rule| !observed.rules_into.contains(rule));
     let past_their_vrf = format!(
         "stands before l3mdev and can select packets of tenants, which it leads past their VRF: remove it, make it select others \
          only, or give it a priority above {LOCAL_RULE_PRIORITY}"
@@ -63,13 +65,14 @@ pub(super) fn ahead(survey: &Survey<'_>) -> Vec<Interference> {
     in_the_way.chain(observed.rules_into.iter().map(|rule| interference(rule, past_our_filters))).collect()
 }
 
-fn can_select(survey: &Survey<'_>, rule: &RuleAhead) -> bool {
+/// Whether a rule can select a tenant's packet. `marked` tells whether something marks these in the rule's family.
+fn can_select(survey: &Survey<'_>, rule: &RuleAhead, marked: bool) -> bool {
     // What is outside the selector may be anything.
     if rule.inverted {
         return true;
     }
-    // Tenants' packets carry no mark and no tunnel id.
-    if !rule.may_select_unmarked() {
+    // Tenants' packets arrive without mark and tunnel id.
+    if !(rule.may_select_unmarked() || (marked && rule.may_select_marked())) {
         return false;
     }
     // What the host itself sends, for instance replies from a gateway, comes from `lo`.

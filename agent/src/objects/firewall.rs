@@ -205,6 +205,8 @@ pub struct FilterRule {
     pub label: String,
     /// The conditions, all of which must hold.
     pub matches: Vec<Match>,
+    /// Whether it may then change the packet's mark, by which policy rules can route it.
+    pub marks: bool,
     /// The verdict then.
     pub verdict: Verdict,
 }

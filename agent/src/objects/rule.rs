@@ -81,6 +81,11 @@ impl RuleAhead {
         self.inverted || !(self.marked || self.tunnel || !self.root)
     }
 
+    /// Whether it can select a packet that has a mark, but no tunnel id, and that user 0 sends or that is forwarded.
+    pub fn may_select_marked(&self) -> bool {
+        self.inverted || !(self.tunnel || !self.root)
+    }
+
     /// Whether it can select a route lookup through a device, which comes from the host itself and has no source yet
     /// (`RTM_GETROUTE` with `RTA_DST` and `RTA_OIF` only).
     pub fn may_select_lookups(&self) -> bool {

@@ -107,7 +107,8 @@ impl Findings<'_> {
             return;
         }
         let selects = |source: IpAddr| rule.inverted || rule.from.is_none_or(|from| from.contains(&source));
-        let asked = self.seen.has_protocol || !rule.of_service;
+        // The kernel is queried without a mark.
+        let asked = (self.seen.has_protocol || !rule.of_service) && !rule.marked;
         let seen = || (it.object.clone(), Some("not there".to_owned()));
         for (way, source, right) in
             [(Way::Sent, query.local, self.route_is_right()), (Way::Arriving, query.remote, self.delivery_is_right())]

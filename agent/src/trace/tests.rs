@@ -318,7 +318,7 @@ fn what_may_drop_packets_is_unknown_and_what_drops_all_stops_them() {
         bench.wrong(|it| it.observed.firewall = Firewall { chains: vec![chain], ..Firewall::default() })
     };
     let rule = |matches: Vec<Match>| {
-        vec![FilterRule { label: "rule 1".into(), matches, verdict: RuleVerdict::Drop("DROP".into()) }]
+        vec![FilterRule { label: "rule 1".into(), matches, marks: false, verdict: RuleVerdict::Drop("DROP".into()) }]
     };
     let out = |device: &str| Match::Out(vec![Pattern { name: device.into(), open: false }], Sense::Is);
     assert_eq!(rules(rule(vec![])), [stops(check::FIREWALL), stops(check::FIREWALL)]);

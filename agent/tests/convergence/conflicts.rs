@@ -10,7 +10,10 @@ use cps_peering_agent::{
         Kernel,
         memory::{Memory, State},
     },
-    objects::{Desired, Family, FilterHandle, LinkChange, LinkKind, Lookup, Operation, RuleAhead, Via},
+    objects::{
+        Desired, Family, FilterHandle, LinkChange, LinkKind, Lookup, Operation, RuleAhead, Via,
+        firewall::{Backend, Chain, FilterRule, Hook, Match, Pattern, Scope, Sense, Verdict},
+    },
     ownership,
 };
 use cps_peering_config::{net::InterfaceName, report::ProblemKind};
@@ -307,6 +310,44 @@ fn reported(rules: &[RuleAhead]) -> Vec<String> {
     let plan = diff(&desired(), &kernel.observe_all().unwrap());
     assert!(plan.operations.is_empty(), "{plan:#?}");
     plan.interference.into_iter().map(|it| it.object).filter(|object| object.contains("rule priority")).collect()
+}
+
+#[test]
+fn a_rule_that_selects_a_mark_is_reported_if_a_packet_filter_marks_packets_of_tenants() {
+    let marked = |family| RuleAhead {
+        family,
+        marked: true,
+        text: "from all fwmark 0x1/0xffffffff lookup main".into(),
+        priority: 500,
+        ..RuleAhead::default()
+    };
+    let reported = |hook, device: &str, marks, rule: RuleAhead| {
+        let mut kernel = host();
+        converge(&mut kernel, &desired());
+        let from = Match::In(vec![Pattern { name: device.into(), open: false }], Sense::Is);
+        let marking = FilterRule { label: "rule 1".into(), matches: vec![from], marks, verdict: Verdict::Continue };
+        kernel.state().seen.firewall.chains.push(Chain {
+            backend: Backend::Legacy,
+            scope: Scope::Ip(Family::V4),
+            family: "ip",
+            table: "mangle".into(),
+            name: "CHAIN".into(),
+            hook: Some(hook),
+            drops: false,
+            rules: vec![marking],
+        });
+        kernel.state().seen.rules_ahead = vec![rule];
+        diff(&desired(), &kernel.observe_all().unwrap()).interference.len()
+    };
+    for device in ["port0", "cpsvrf10", "cpspeer1001"] {
+        assert_eq!(reported(Hook::Prerouting, device, true, marked(Family::V4)), 1, "{device}");
+    }
+    assert_eq!(reported(Hook::Prerouting, "docker0", true, marked(Family::V4)), 0);
+    assert_eq!(reported(Hook::Prerouting, "port0", false, marked(Family::V4)), 0);
+    assert_eq!(reported(Hook::Prerouting, "port0", true, marked(Family::V6)), 0, "IPv4 is marked");
+    assert_eq!(reported(Hook::Postrouting, "port0", true, marked(Family::V4)), 0, "it has been routed");
+    let of_a_tunnel = RuleAhead { tunnel: true, ..marked(Family::V4) };
+    assert_eq!(reported(Hook::Prerouting, "port0", true, of_a_tunnel), 0);
 }
 
 #[test]

@@ -312,6 +312,17 @@ fn firewalls_that_drop_or_rewrite_are_named_until_our_packets_are_exempt() -> Re
                 "iptables-legacy -t raw -F PREROUTING",
                 "iptables-legacy -t raw PREROUTING rule 1 -j DROP",
             ),
+            // By themselves, neither the mark nor the rule affects anything.
+            (
+                "iptables-legacy -t mangle -A PREROUTING -i eth1 -j MARK --set-mark 1; ip rule add pref 500 fwmark 1 lookup main",
+                "ip rule del pref 500",
+                "rule priority 500 from all fwmark 0x1/0xffffffff lookup main",
+            ),
+            (
+                "ip rule add pref 500 fwmark 1 lookup main",
+                "iptables-legacy -t mangle -F PREROUTING",
+                "rule priority 500 from all fwmark 0x1/0xffffffff lookup main",
+            ),
             // That of an ordinary host, which only admits its operators.
             (
                 "iptables-legacy -A INPUT -i lo -j ACCEPT; iptables-legacy -A INPUT -p tcp -j ACCEPT; iptables-legacy -P INPUT DROP",

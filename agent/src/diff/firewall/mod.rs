@@ -26,7 +26,7 @@ use cps_peering_config::net::InterfaceName;
 use exempt::Exempt;
 pub(super) use packets::BetweenHosts;
 use packets::{Kind, OfVpcs, Packets};
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 use walk::{Chains, End, Walk};
 
 /// Rules that are examined per base chain. Through jumps between chains there may be many more.
@@ -89,6 +89,35 @@ pub(super) fn doubts(survey: &Survey<'_>) -> Vec<Interference> {
     }
     found.retain(|it| it.effect == Effect::MayDrop);
     found
+}
+
+/// The families in which a packet filter may mark packets of VPCs before they are routed.
+pub(super) fn marked(survey: &Survey<'_>) -> BTreeSet<Family> {
+    let firewall = &survey.observed.firewall;
+    let mut families = BTreeSet::new();
+    if !firewall.chains.iter().flat_map(|chain| &chain.rules).any(|rule| rule.marks) {
+        return families;
+    }
+    let (chains, of_vpcs) = (Chains::of(firewall), OfVpcs::of(survey));
+    for chain in &firewall.chains {
+        // Frames that a bridge passes up are its `input`.
+        let Some(hook @ (Hook::Ingress | Hook::Prerouting | Hook::Input)) = chain.hook else { continue };
+        for family in Family::ALL {
+            if let Some(packets) = of_vpcs.at(hook, family, &chain.scope) {
+                let mut walk = Walk {
+                    chains: &chains,
+                    chain,
+                    budget: BUDGET,
+                    some_passed: false,
+                    marked: false,
+                    touched: Vec::new(),
+                };
+                walk.chain(chain, packets, 0, (true, false));
+                families.extend(walk.marked.then_some(family));
+            }
+        }
+    }
+    families
 }
 
 /// Packets from one address to another, in one direction.
@@ -164,7 +193,7 @@ fn walk_all_or_nothing(chains: &Chains<'_>, chain: &Chain, packets: Packets, fou
 /// Follows packets through a base chain.
 fn walk(chains: &Chains<'_>, chain: &Chain, packets: Packets, found: &mut Vec<Interference>) {
     let (kind, some_passed) = (packets.kind, packets.may_be_elsewhere);
-    let mut walk = Walk { chains, chain, budget: BUDGET, some_passed, touched: Vec::new() };
+    let mut walk = Walk { chains, chain, budget: BUDGET, some_passed, marked: false, touched: Vec::new() };
     let end = walk.chain(chain, packets, 0, (true, false));
     if let End::Open(_) = end
         && chain.drops

@@ -50,7 +50,7 @@ fn source(text: &str) -> Match {
 }
 
 fn rule(matches: Vec<Match>, verdict: Verdict) -> FilterRule {
-    FilterRule { label: "rule 1".into(), matches, verdict }
+    FilterRule { label: "rule 1".into(), matches, marks: false, verdict }
 }
 
 fn drop() -> Verdict {
@@ -88,7 +88,8 @@ fn touched(hook: Hook, drops: bool, chains: Vec<(&str, Vec<FilterRule>)>) -> Vec
     let chain = &firewall.chains[0];
     let Some(packets) = packets().at(hook, Family::V4, &chain.scope) else { return Vec::new() };
     let chains = Chains::of(&firewall);
-    let mut walk = Walk { chains: &chains, chain, budget: BUDGET, some_passed: false, touched: Vec::new() };
+    let mut walk =
+        Walk { chains: &chains, chain, budget: BUDGET, some_passed: false, marked: false, touched: Vec::new() };
     let end = walk.chain(chain, packets, 0, (true, false));
     let policy = matches!(end, End::Open(_)) && drops;
     let rules = walk.touched.into_iter().map(|(rule, does, _)| format!("{does}: {rule}"));

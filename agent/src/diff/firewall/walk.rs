@@ -25,6 +25,8 @@ pub(super) struct Walk<'a> {
     pub(super) budget: usize,
     /// Whether a rule has accepted some of the packets.
     pub(super) some_passed: bool,
+    /// Whether a rule may have changed the mark of some of the packets.
+    pub(super) marked: bool,
     /// Rules that affect packets, what they do, and whether to all of them.
     pub(super) touched: Vec<(String, &'static str, Effect)>,
 }
@@ -55,6 +57,7 @@ impl Walk<'_> {
             if self.budget == 0 || depth > DEPTH {
                 // What follows is unknown.
                 self.some_passed = true;
+                self.marked = true;
                 if !self.touched.iter().any(|(rule, ..)| rule == MORE) {
                     self.touched.push((MORE.to_owned(), "may drop", Effect::MayDrop));
                 }
@@ -64,6 +67,7 @@ impl Walk<'_> {
             if extent == Extent::None {
                 continue;
             }
+            self.marked |= rule.marks;
             let all = extent == Extent::All;
             let names = named || packets.are_named_by(rule);
             let told = packets.kind == Kind::OfVpcs || names || (all && whole);

@@ -35,6 +35,11 @@ pub(super) fn target(name: &str) -> Verdict {
     }
 }
 
+/// Whether a target may change a packet's mark.
+pub(super) fn marks(target: &str) -> bool {
+    matches!(target, "MARK" | "CONNMARK" | "HMARK" | "TPROXY" | "SET")
+}
+
 fn half(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }

@@ -200,7 +200,8 @@ fn chains(family: Family, table: &'static str, info: &[u8], all: &[u8]) -> Optio
             continue;
         }
         let label = format!("rule {}", chain.rules.len() + 1);
-        chain.rules.push(FilterRule { label, matches: conditions(family, &layout, entry)?, verdict });
+        let marks = matches::marks(&name_at(entry.target, 2, 29)?);
+        chain.rules.push(FilterRule { label, matches: conditions(family, &layout, entry)?, marks, verdict });
     }
     Some(chains)
 }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     kernel::{
-        netfilter::matches::{conditions, target},
+        netfilter::matches::{conditions, marks, target},
         wire::{self, attributes, text},
     },
     objects::firewall::{FilterRule, Match, Sense, Verdict},
@@ -21,6 +21,8 @@ const RULE_HANDLE: u16 = 3;
 const RULE_EXPRESSIONS: u16 = 4;
 /// `NFTA_DYNSET_SET_NAME`.
 const DYNAMIC_SET: u16 = 1;
+/// `NFT_META_MARK`.
+const META_MARK: u32 = 3;
 /// `NFT_LOOKUP_F_INV`.
 const LOOKUP_INVERTED: u32 = 1;
 
@@ -46,6 +48,7 @@ pub(super) fn read_rules(
         table: &table,
         registers: BTreeMap::new(),
         matches: Vec::new(),
+        marks: false,
         verdict: Verdict::Continue,
         branches: None,
     };
@@ -63,18 +66,19 @@ pub(super) fn read_rules(
             break;
         }
     }
-    let Reading { matches, mut verdict, mut branches, .. } = reading;
+    let Reading { matches, mut marks, mut verdict, mut branches, .. } = reading;
     // Packets that continue do so with the rest of the rule.
     if branches.iter().flatten().any(|(_, verdict)| *verdict == Verdict::Continue) && expressions.next().is_some() {
         (branches, verdict) = (None, verdict_map());
+        marks = true;
     }
     let label = format!("rule handle {}", u64::from_be_bytes(handle));
     let rules = match branches {
-        None => vec![FilterRule { label, matches, verdict }],
+        None => vec![FilterRule { label, matches, marks, verdict }],
         Some(branches) => {
             let rule = |(condition, verdict)| {
                 let matches = matches.iter().cloned().chain([condition]).collect();
-                FilterRule { label: label.clone(), matches, verdict }
+                FilterRule { label: label.clone(), matches, marks, verdict }
             };
             branches.into_iter().map(rule).collect()
         }
@@ -95,6 +99,7 @@ struct Reading<'a> {
     table: &'a str,
     registers: BTreeMap<u32, Loaded>,
     matches: Vec<Match>,
+    marks: bool,
     verdict: Verdict,
     /// The verdicts of a map, each with its additional condition.
     branches: Option<Vec<(Match, Verdict)>>,
@@ -193,9 +198,9 @@ impl Reading<'_> {
             "redir" => self.verdict = Verdict::Translate("redirect".to_owned()),
             "nat" => self.verdict = Verdict::Translate("nat".to_owned()),
             "tproxy" => self.verdict = Verdict::Translate("tproxy".to_owned()),
-            // These count, log, mark or write into the packet.
-            "counter" | "log" | "notrack" | "last" | "secmark" | "meta" | "dup" | "flow_offload" | "payload" | "ct" => {
-            }
+            "meta" => self.marks |= find(2).and_then(number) == Some(META_MARK),
+            // These count, log, write into the packet or mark its connection.
+            "counter" | "log" | "notrack" | "last" | "secmark" | "dup" | "flow_offload" | "payload" | "ct" => {}
             "exthdr" if find(7).is_some() => {}
             // Named objects with a limit are conditions; counters, helpers, timeouts, marks and expectations are not.
             "objref" if matches!(find(1).and_then(number), Some(1 | 3 | 7 | 8 | 9)) => {}
@@ -205,7 +210,11 @@ impl Reading<'_> {
                 let told = find(3).unwrap_or_default();
                 self.matches.extend(conditions(name, revision.unwrap_or(u32::MAX), told));
             }
-            "target" => self.verdict = target(find(1).and_then(text).unwrap_or_default()),
+            "target" => {
+                let name = find(1).and_then(text).unwrap_or_default();
+                self.marks |= marks(name);
+                self.verdict = target(name);
+            }
             _ => {
                 // What it wrote into a register is unknown.
                 self.registers.clear();

@@ -81,7 +81,7 @@ fn rules_read_as_they_were_written() {
                     udp dport { 53, 4789 } accept
                     tcp dport 22 accept
                 }
-                chain output { type filter hook output priority 0; }
+                chain output { type filter hook output priority 0; meta mark set 7 counter; ct mark set 7; meta nftrace set 1; }
             }
             table inet asleep { flags dormant; chain asleep { type filter hook input priority 0; policy drop; }; }
             table ip nat {
@@ -147,6 +147,8 @@ fn rules_read_as_they_were_written() {
     assert!(firewall.chains.iter().all(|chain| chain.table != "asleep"), "the kernel evaluates nothing of it");
     let input = chain(&firewall, "input");
     assert_eq!((input.hook, chain(&firewall, "output").hook), (Some(Hook::Input), Some(Hook::Output)));
+    let marks: Vec<bool> = chain(&firewall, "output").rules.iter().map(|rule| rule.marks).collect();
+    assert_eq!(marks, [true, false, false], "the mark of a connection is not that of a packet");
     let (udp, tcp) = (Match::Protocol(vec![17], Sense::Is), Match::Protocol(vec![6], Sense::Is));
     let ports = |ports: std::ops::RangeInclusive<u16>, sense| Match::DestinationPort(vec![ports], sense);
     let conditions: Vec<&[Match]> = input.rules.iter().map(|rule| &*rule.matches).collect();
