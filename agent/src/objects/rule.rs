@@ -83,7 +83,7 @@ impl RuleAhead {
 
     /// Whether it can select a packet that has a mark, but no tunnel id, and that user 0 sends or that is forwarded.
     pub fn may_select_marked(&self) -> bool {
-        self.inverted || !(self.tunnel || !self.root)
+        self.inverted || (self.root && !self.tunnel)
     }
 
     /// Whether it can select a route lookup through a device, which comes from the host itself and has no source yet
