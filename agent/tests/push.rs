@@ -316,9 +316,9 @@ async fn what_was_refused_once_is_done_without_a_new_push() {
     assert!(report.counters.failures > 0);
 }
 
-/// The device of a side is removed by somebody, and the kernel refuses to make it again.
+/// Another program removes the device of a side, and the kernel refuses to create it again.
 #[tokio::test]
-async fn what_hangs_on_a_device_that_cannot_be_made_is_counted_and_not_listed() {
+async fn operations_that_wait_for_a_device_are_counted_and_not_listed() {
     let agent = Agent::start();
     let whole = agent.accepted(&config(1)).await;
     assert!(whole.in_sync());
@@ -326,7 +326,7 @@ async fn what_hangs_on_a_device_that_cannot_be_made_is_counted_and_not_listed() 
     {
         let mut state = agent.kernel.state();
         state.remove_link(&tunnel);
-        // The UDP port is another program's.
+        // Another program holds the UDP port.
         state.refuse_devices = [(tunnel, libc::EADDRINUSE)].into();
     }
     agent.reconciler.notice(Event::Changed);
@@ -339,7 +339,7 @@ async fn what_hangs_on_a_device_that_cannot_be_made_is_counted_and_not_listed() 
     agent.kernel.state().refuse_devices.clear();
     agent.reconciler.notice(Event::Changed);
     agent.report_when(HostReport::in_sync).await;
-    // A VRF: what hangs on it of a side is not as it should be either.
+    // A VRF: a side whose objects depend on it is not in sync either.
     let vrf = "cpsvrf10".parse().unwrap();
     {
         let mut state = agent.kernel.state();

@@ -51,7 +51,7 @@ pub(super) fn ahead(survey: &Survey<'_>) -> Vec<Interference> {
         "stands before l3mdev and can select packets of tenants, which it leads past their VRF: remove it, make it select others \
          only, or give it a priority above {LOCAL_RULE_PRIORITY}"
     );
-    // What comes from a port has been looked at there, and follows the l3mdev rule.
+    // Packets from a port have passed its filters, and follow the l3mdev rule.
     let past_our_filters =
         "leads packets from outside of a VPC into its table, past the filters of its ports and peerings: remove it";
     let interference = |rule: &RuleAhead, reason: &str| Interference {

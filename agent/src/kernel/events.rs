@@ -161,7 +161,7 @@ const LATE: Duration = Duration::from_secs(5);
 const OF_ONE_PORT: f64 = 6.0;
 /// The same for all ports together, plus one more every second.
 const OF_ALL_PORTS: f64 = 30.0;
-/// Instead of a port's index: changes of traffic control that name no device. Whatever the host runs may make many of them.
+/// In place of a port's index: traffic control changes that name no device. Any program of the host may cause many of them.
 const NO_DEVICE: u32 = 0;
 /// The most ports that are counted separately.
 const MOST_PORTS: usize = 4096;
@@ -286,14 +286,14 @@ fn concerns_us(message: &Message<'_>, known: &Known) -> Option<Concern> {
         }
         rtm::NEW_QDISC..=rtm::GET_FILTER | rtm::NEW_CHAIN | rtm::DEL_CHAIN => {
             let index = u32_at(payload, 4);
-            // No program says which devices share a block.
+            // The message does not name the devices that share the block.
             if index == Some(tc::SHARED_BLOCK) {
                 return Some(Concern::Port(NO_DEVICE));
             }
             ours(of_device(index).is_some() || index.is_some_and(|index| known.is_guarded(index)))
         }
         rtm::NEW_ACTION => decides(payload).then_some(Concern::Port(NO_DEVICE)),
-        // One that a filter has is not deleted, and buckets are of groups of next hops, which we do not have.
+        // An action that a filter uses cannot be deleted, and we have no next hop groups, to which buckets belong.
         rtm::DEL_ACTION | rtm::NEW_NEXTHOP_BUCKET | rtm::DEL_NEXTHOP_BUCKET => None,
         rtm::NEW_NETCONF | rtm::DEL_NETCONF => {
             let of = attributes(payload, netconf::HEADER_LEN).find(|(kind, _)| *kind == netconf::NETCONFA_IFINDEX);

@@ -263,7 +263,7 @@ pub(super) fn traffic_control(
                 let major = qdisc.handle >> 16;
                 foreign.qdiscs.entry(*name).or_default().insert(format!("qdisc {} {major:x}:", qdisc.kind));
             } else if qdisc.handle != 0 {
-                // What puts packets into its queues may drop them as well.
+                // Filters that classify packets for its queues may drop them as well.
                 check_stop(stop)?;
                 let filters = tc::foreign_filters(socket, qdisc.index, qdisc.handle)?;
                 if !filters.is_empty() {

@@ -256,9 +256,9 @@ mod tests {
         assert_eq!(on_top(b"veth\0", false), None, "that one is its other end");
     }
 
-    /// What `sysctl` has set, as the kernel tells of it.
+    /// The values that `sysctl` has set, as the kernel reports them.
     #[test]
-    fn what_is_exempt_from_ipsec_is_read() {
+    fn exemptions_from_ipsec_are_read() {
         let read = || {
             unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
             let run = |line: &str| {

@@ -64,9 +64,9 @@ pub trait Kernel: Send {
         self.observe(&DirtySet::Everything, &|| false)
     }
 
-    /// Whether the rules of the host's packet filters have changed since everything was last observed. The kernel does
-    /// not announce all such changes.
-    fn filters_changed(&mut self) -> bool {
+    /// Whether the rules of the host's packet filters, or host-wide settings, have changed since everything was last
+    /// observed. The kernel does not announce all such changes.
+    fn has_unannounced_changes(&mut self) -> bool {
         false
     }
 
@@ -162,6 +162,8 @@ pub struct Netlink {
     outside: BTreeSet<InterfaceName>,
     /// Rules of packet filters as last seen.
     filters: netfilter::Cache,
+    /// `net.ipv4.conf.all.arp_ignore` as last seen.
+    arp_ignore: i32,
     udev: Udev,
     /// The underlay filter, if this process is to maintain it.
     underlay: Keeper,
@@ -241,12 +243,13 @@ impl Kernel for Netlink {
         if *dirty == DirtySet::Everything {
             check_stop(stop)?;
             observed.firewall = self.filters.look(&observed.links);
+            self.arp_ignore = observed.arp_ignore;
         }
         Ok(observed)
     }
 
-    fn filters_changed(&mut self) -> bool {
-        self.filters.changed()
+    fn has_unannounced_changes(&mut self) -> bool {
+        self.filters.changed() || sysctl::arp_ignore() != self.arp_ignore
     }
 
     fn underlay_view(&self) -> UnderlayView {
@@ -269,5 +272,27 @@ impl Kernel for Netlink {
         });
         (self.unfiltered, self.outside, self.underlay) = (unfiltered, outside, underlay);
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sched::{CloneFlags, unshare};
+    use std::{fs, thread};
+
+    #[test]
+    fn a_change_of_arp_ignore_is_noticed_without_an_announcement() {
+        let check = || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+            let mut kernel = Netlink::default();
+            assert_eq!(kernel.observe_all().unwrap().arp_ignore, 0);
+            assert!(!kernel.has_unannounced_changes());
+            fs::write("/proc/sys/net/ipv4/conf/all/arp_ignore", "8").unwrap();
+            assert!(kernel.has_unannounced_changes());
+            assert_eq!(kernel.observe_all().unwrap().arp_ignore, 8);
+            assert!(!kernel.has_unannounced_changes());
+        };
+        thread::scope(|scope| scope.spawn(check).join().unwrap());
     }
 }

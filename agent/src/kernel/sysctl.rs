@@ -23,7 +23,7 @@ pub(super) fn routes_tell_next_hops() -> bool {
     fs::read_to_string("/proc/sys/net/ipv4/nexthop_compat_mode").map_or(true, |value| value.trim() != "0")
 }
 
-/// Which ARP requests no device answers (`net.ipv4.conf.all.arp_ignore`).
+/// Which ARP requests the host ignores on all devices (`net.ipv4.conf.all.arp_ignore`).
 pub(super) fn arp_ignore() -> i32 {
     let value = fs::read_to_string("/proc/sys/net/ipv4/conf/all/arp_ignore");
     value.ok().and_then(|value| value.trim().parse().ok()).unwrap_or_default()

@@ -1,16 +1,16 @@
-//! Which operations cannot be done because another one was not: without a device nothing can be done on it, and what goes wrong then
-//! says nothing. Pure.
+//! Which operations fail only because another one has failed: without a device no operation on it can succeed, and its error
+//! would hide the cause. Pure.
 
 use crate::objects::{LinkChange, Operation, Via};
 use cps_peering_config::net::InterfaceName;
 use std::collections::BTreeMap;
 
-/// What is done with a device, in this order: each needs those before it.
+/// The stages of setting up a device. Each needs those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
-    /// It is there.
+    /// The device exists.
     Device,
-    /// It looks at what arrives.
+    /// It has an ingress qdisc (`clsact`).
     Ingress,
     /// It has its filters.
     Filters,
@@ -37,12 +37,12 @@ pub(super) struct Causes<'a> {
 pub(super) struct Cause {
     /// The object of the operation that was not done before.
     pub(super) object: String,
-    /// The device whose scope the operation has, where that is not to be found out from the operation itself.
+    /// The device whose scope the operation has, if the operation itself does not name it.
     pub(super) device: Option<InterfaceName>,
 }
 
 impl<'a> Causes<'a> {
-    /// `names` are those of ports and VRFs by index; `left` is what is left as it is for now.
+    /// `names` are those of ports and VRFs by index; `left` are operations that are suspended for now.
     pub(super) fn new(names: &'a BTreeMap<u32, InterfaceName>, left: &[Operation]) -> Self {
         let (devices, shapers, nexthops) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let mut causes = Self { names, devices, shapers, nexthops };
@@ -52,7 +52,7 @@ impl<'a> Causes<'a> {
         causes
     }
 
-    /// Takes the next operation that was not done. Returned is why, if that is because of one before it.
+    /// Adds the next operation that was not done, and returns the cause if that is an earlier one.
     pub(super) fn take(&mut self, operation: &Operation) -> Option<Cause> {
         if let Operation::AddRoute(route) | Operation::ReplaceRoute(route) = operation {
             return match route.via {
@@ -95,14 +95,14 @@ impl<'a> Causes<'a> {
         cause.map(|object| Cause { object, device: None })
     }
 
-    /// Why a device has not got as far as this.
+    /// Why a device has not reached a stage.
     fn lacks(&self, device: &InterfaceName, stage: Stage) -> Option<&String> {
         self.devices.get(device).filter(|(first, _)| *first <= stage).map(|(_, object)| object)
     }
 }
 
-/// The device of an operation, and what must have been done with it before; none where that is nothing, or not with this device. None
-/// also where nothing has to be there for it.
+/// The device of an operation, and the stage that it must have reached. None if the operation needs no device; the stage is
+/// none if it needs nothing of this device.
 fn needs(operation: &Operation) -> Option<(&InterfaceName, Option<Stage>)> {
     Some(match operation {
         Operation::AddVrf(name, _) | Operation::AddVxlan(name, _) => (name, None),
@@ -126,7 +126,7 @@ fn needs(operation: &Operation) -> Option<(&InterfaceName, Option<Stage>)> {
     })
 }
 
-/// How far a device gets by an operation.
+/// The stage that a device reaches through an operation.
 fn gives(operation: &Operation) -> Option<Stage> {
     match operation {
         Operation::AddVrf(..) | Operation::AddVxlan(..) => Some(Stage::Device),
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_hangs_on_a_vrf_is_not_done_because_of_it() {
+    fn operations_that_depend_on_a_vrf_have_it_as_their_cause() {
         let address = Operation::AddAddress(Address { device: name("eth1"), net: "10.1.0.1/24".parse().unwrap() });
         let filter = |device| {
             let place = FilterHandle { priority: 1, handle: 1 };
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_are_not_done_because_of_their_next_hop_or_its_device() {
+    fn routes_have_their_next_hop_or_its_device_as_their_cause() {
         let of_hop = Some(nexthop(3, "cpspeer7").to_string());
         assert_eq!(
             causes(&[nexthop(3, "cpspeer7"), route(Via::Nexthop(3)), route(Via::Nexthop(4))]),

@@ -24,8 +24,8 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    /// Whether ports are still the same interfaces, the settings of our devices and ports are right, and packet filters
-    /// and exemptions from `IPsec` policies are unchanged. (The kernel announces no alternative names for an interface
+    /// Whether ports are still the same interfaces, the settings of our devices and ports are right, and packet filters,
+    /// exemptions from `IPsec` policies and host-wide settings are unchanged. (The kernel announces no alternative names for an interface
     /// that is down.) What cannot be read counts as wrong. Before the kernel was compared with this configuration, only
     /// the ports are checked.
     fn seems_right(&mut self) -> bool {
@@ -36,11 +36,11 @@ impl<K: Kernel> Reconciler<K> {
         };
         // What is wrong elsewhere does not matter here.
         let was_compared = self.goal.was_compared();
-        let filters_changed = was_compared && self.kernel.filters_changed();
+        let changed = was_compared && self.kernel.has_unannounced_changes();
         let links = self.kernel.devices();
         self.schedule.polled(began, began.elapsed());
         let Ok(links) = links else { return false };
-        !filters_changed
+        !changed
             && self.seen.ports_are_the_same(config, &links)
             && (!was_compared
                 || (self.seen.settings_are_right(config, &links) && self.seen.exempt_are_the_same(&links)))

@@ -106,9 +106,9 @@ impl<K: Kernel> Reconciler<K> {
 /// Operations that wait for something else that could not be done.
 #[derive(Default)]
 struct Waiting {
-    /// By the object that they wait for and whom they concern: how many there are, and the first one's object.
+    /// By the object that they wait for and their scope: how many there are, and the object of the first one.
     of: BTreeMap<(String, Scope), (usize, String)>,
-    /// Those of devices, which are costly to find.
+    /// The scopes of devices, which are costly to find.
     scopes: BTreeMap<InterfaceName, Scope>,
 }
 
@@ -122,7 +122,7 @@ impl Waiting {
         self.of.entry((object, scope)).or_insert_with(|| (0, operation.to_string())).0 += 1;
     }
 
-    /// A reason with how many operations wait for the object.
+    /// Adds to a reason how many operations wait for the object.
     fn counted(&self, object: &str, reason: String) -> String {
         let all = self.of.range((object.to_owned(), Scope::Host)..).take_while(|((cause, _), _)| cause == object);
         match all.map(|(_, (count, _))| count).sum() {
@@ -132,12 +132,12 @@ impl Waiting {
         }
     }
 
-    /// What VPCs and peerings wait for that is not their own: they are not as they should be either.
+    /// One problem for each VPC and peering that waits for an object of another scope: it is not in sync either.
     fn elsewhere(self, undone: &[Problem]) -> Vec<Problem> {
-        let is_told = |object: &str, scope: &Scope| {
+        let is_reported = |object: &str, scope: &Scope| {
             undone.iter().any(|problem| problem.object == object && problem.scope == *scope)
         };
-        let of = self.of.into_iter().filter(|((cause, scope), _)| !is_told(cause, scope));
+        let of = self.of.into_iter().filter(|((cause, scope), _)| !is_reported(cause, scope));
         let problem = |((cause, scope), (count, object))| {
             let more = if count > 1 { format!(", as {} more operations do", count - 1) } else { String::new() };
             Problem { scope, kind: ProblemKind::Failed, object, reason: format!("waits for {cause}{more}") }

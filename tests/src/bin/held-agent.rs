@@ -40,8 +40,8 @@ impl Kernel for Held {
         self.kernel.observe(dirty, stop)
     }
 
-    fn filters_changed(&mut self) -> bool {
-        self.kernel.filters_changed()
+    fn has_unannounced_changes(&mut self) -> bool {
+        self.kernel.has_unannounced_changes()
     }
 
     fn traffic(&mut self) -> Result<BTreeMap<Vni, Reading>, KernelError> {

@@ -225,9 +225,8 @@ fn filters_and_queues_of_others_are_named() -> Result<()> {
             ),
             ("ip link set eth1 arp off", "ip link set eth1 arp on", "noarp dev eth1"),
             (
-                // The kernel is silent about it: it is seen with the next look.
-                "sysctl -qw net.ipv4.conf.all.arp_ignore=8; ip link set eth1 alias looked",
-                "sysctl -qw net.ipv4.conf.all.arp_ignore=0; ip link set eth1 alias looked-again",
+                "sysctl -qw net.ipv4.conf.all.arp_ignore=8",
+                "sysctl -qw net.ipv4.conf.all.arp_ignore=0",
                 "sysctl net.ipv4.conf.all.arp_ignore",
             ),
             ("ip link add link eth1 name taker type macvlan mode passthru", "ip link del taker", "link taker on eth1"),
@@ -345,6 +344,11 @@ fn firewalls_that_drop_or_rewrite_are_named_until_our_packets_are_exempt() -> Re
                 "ip xfrm policy add src 192.0.2.0/24 dst 192.0.2.0/24 proto udp dir out action allow priority 8",
                 "xfrm policy src 192.0.2.0/24 dst 192.0.2.0/24 dir out priority 9 action block",
             ),
+            (
+                "ip -6 xfrm policy add src ::/0 dst fe80::/10 dir in action block priority 9",
+                "ip -6 xfrm policy add src ::/0 dst fe80::/10 proto ipv6-icmp dir in action allow priority 8",
+                "xfrm policy src ::/0 dst fe80::/10 dir in priority 9 action block",
+            ),
             ("ip xfrm policy setdefault in block", "ip xfrm policy setdefault in accept", "xfrm policy default in"),
             // An underlay in IPsec is the operator's.
             (
@@ -390,7 +394,7 @@ fn firewalls_that_drop_or_rewrite_are_named_until_our_packets_are_exempt() -> Re
     Ok(())
 }
 
-/// What is set on h1, and by which settings packets are exempt from that.
+/// A policy on h1, and the settings that exempt packets from it.
 struct Exemption {
     policy: &'static str,
     /// Below `/proc/sys/net`, with a place for the device.
@@ -399,9 +403,9 @@ struct Exemption {
     devices: &'static str,
 }
 
-/// A policy that the kernel does not ask is in nobody's way: as packets say.
+/// Packets that are exempt from a policy pass, and then it is not reported.
 #[test]
-fn a_policy_of_ipsec_is_named_as_long_as_the_kernel_asks_it() -> Result<()> {
+fn an_ipsec_policy_is_reported_unless_packets_are_exempt_from_it() -> Result<()> {
     const MEMBERS: &str = "eth1 eth2 $(cd /proc/sys/net/ipv4/conf; ls -d cps*)";
     let lab = Lab::in_sync(peered())?;
     let host = lab.host("h1");
@@ -466,7 +470,7 @@ fn a_policy_of_ipsec_is_named_as_long_as_the_kernel_asks_it() -> Result<()> {
         sh(host, "ip xfrm policy deleteall")?;
         lab.wait_for_agent("h1")?;
     }
-    // What the host sends, it does not send where the default is to block it.
+    // If the default is to block, what the host sends is not exempt.
     sh(
         host,
         "ip xfrm policy setdefault out block; for d in all uplink; do echo 1 >/proc/sys/net/ipv4/conf/$d/disable_xfrm; done",

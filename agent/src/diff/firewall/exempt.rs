@@ -1,8 +1,8 @@
-//! Settings by which the kernel asks policies of `IPsec` about some packets not at all.
+//! Settings that exempt packets from `IPsec` policies.
 //!
-//! Measured on Linux 6.1 and 6.18: of what is forwarded the device counts that it comes from or goes to, in a VRF the member and not the VRF
-//! itself; about IPv6 that leaves, they are always asked. What the host sends does not pass where the default is to block it, whatever the
-//! device's setting.
+//! Measured on Linux 6.1 and 6.18: for forwarded packets, the settings of the input and the output device count; in a VRF
+//! those of the member, not of the VRF. Outgoing IPv6 packets are never exempt. If the default policy for outgoing packets
+//! is to block, what the host sends is blocked whatever the device's setting.
 
 use super::packets::Devices;
 use crate::objects::{
@@ -12,7 +12,7 @@ use crate::objects::{
 use cps_peering_config::net::InterfaceName;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Which packets they are.
+/// The packets that are exempt.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Exempt<'a> {
     for_all: &'a BTreeSet<Exemption>,
@@ -24,8 +24,7 @@ impl<'a> Exempt<'a> {
         Self { for_all: &firewall.exempt, links }
     }
 
-    /// Whether a policy is asked about nothing that is forwarded between devices: from these where it is about how packets have come, to
-    /// these where it is about how they leave.
+    /// Whether all packets that are forwarded from the devices `from` to the devices `to` are exempt from a policy.
     pub(super) fn forwarded<'b>(
         &self,
         policy: &Policy,
@@ -40,13 +39,12 @@ impl<'a> Exempt<'a> {
         }
     }
 
-    /// Whether a policy is asked about nothing that the host itself takes in or sends, at the device with its address.
+    /// Whether all packets that the host itself receives or sends are exempt from a policy. `device` has the host's address.
     pub(super) fn of_host(&self, policy: &Policy, device: &Devices) -> bool {
         let names = || device.names().into_iter().flatten();
         match (policy.direction, Family::of(&policy.source)) {
             (Direction::In, Family::V4) => self.for_some(Exemption::Ipv4Arriving, names()),
-            // The kernel notes it with each address when one of the two is changed, as the one that was changed: what holds is known
-            // only where they are the same.
+            // The kernel applies whichever of the two was changed last, so the result is only known if they are equal.
             (Direction::In, Family::V6) => {
                 let exemption = Exemption::Ipv6Arriving;
                 self.for_all.contains(&exemption) && self.on_each(exemption, names())
@@ -60,7 +58,7 @@ impl<'a> Exempt<'a> {
         self.for_all.contains(&exemption) || self.on_each(exemption, devices)
     }
 
-    /// Whether each of some devices has an exemption. Of one that is not there it is not known.
+    /// Whether each of these devices has an exemption. False if one is missing, since that is unknown then.
     fn on_each<'b>(&self, exemption: Exemption, devices: impl IntoIterator<Item = &'b InterfaceName>) -> bool {
         let is_on = |name| self.links.get(name).is_some_and(|link| link.exempt.contains(&exemption));
         let mut devices = devices.into_iter().peekable();
@@ -97,8 +95,8 @@ mod tests {
         Policy { priority: Some(9), ..Policy::default_of(direction, net.parse().unwrap(), Action::Block) }
     }
 
-    /// Whether policies about IPv4 and about IPv6 are asked about nothing, with these settings of devices and of all. Each is as
-    /// packets in the kernel showed it.
+    /// Whether packets are exempt from IPv4 and IPv6 policies with these settings of devices and of `all`. The expected
+    /// results were measured with packets.
     fn exempt(of: &[(&str, Exemption)], for_all: &[Exemption], check: impl Fn(&Exempt<'_>, &str) -> bool) -> [bool; 2] {
         let link = |(index, name): (u32, &&str)| {
             let own = of.iter().filter(|(device, _)| device == name).map(|(_, exemption)| *exemption);
@@ -110,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn of_what_is_forwarded_the_device_counts_that_it_comes_from_or_goes_to() {
+    fn settings_of_the_input_or_output_device_exempt_forwarded_packets() {
         let check = |direction, from: &[&str], to: &[&str], of: &[(&str, Exemption)], for_all: &[Exemption]| {
             let [from, to] = [from, to]
                 .map(|names| names.iter().map(|name| name.parse::<InterfaceName>().unwrap()).collect::<Vec<_>>());
@@ -130,16 +128,16 @@ mod tests {
         assert_eq!(out(&[("cpspeer7", Ipv4Leaving)], &[]), v4);
         assert_eq!(out(&[], &[Ipv4Leaving]), v4);
         assert_eq!(out(&[("eth1", Ipv4Leaving), ("cpsvrf1", Ipv4Leaving)], &[Ipv4Arriving, Ipv6Arriving]), neither);
-        // By one of two it may come.
+        // They may arrive on either of the two.
         let several = |of: &[_]| check(Direction::Forward, &["eth1", "cpspeer7"], &[], of, &[]);
         assert_eq!(several(&[("eth1", Ipv4Arriving)]), neither);
         assert_eq!(several(&[("eth1", Ipv4Arriving), ("cpspeer7", Ipv4Arriving)]), v4);
         let gone = check(Direction::Forward, &["eth9"], &[], &[("eth1", Ipv4Arriving)], &[]);
-        assert_eq!((gone, check(Direction::Forward, &[], &[], &[], &[])), (neither, neither), "it is not known");
+        assert_eq!((gone, check(Direction::Forward, &[], &[], &[], &[])), (neither, neither), "the setting is unknown");
     }
 
     #[test]
-    fn of_what_the_host_takes_in_or_sends_the_device_counts_that_has_the_address() {
+    fn settings_of_the_device_with_the_address_exempt_packets_of_the_host() {
         let check = |direction, of: &[(&str, Exemption)], for_all: &[Exemption]| {
             let device = Devices::one("eth1".parse().unwrap());
             exempt(of, for_all, |exempt, net| exempt.of_host(&policy(direction, net), &device))
@@ -167,10 +165,10 @@ mod tests {
         assert_eq!(by_any, neither);
     }
 
-    /// From what the kernel tells of devices to what is reported: three VPCs with a port each, of which two are
-    /// peers, on one host, and another host.
+    /// From the device settings to the report: three VPCs with a port each on one host, two of them peers, and another
+    /// host.
     #[test]
-    fn a_policy_of_ipsec_is_reported_only_where_the_kernel_asks_it() {
+    fn an_ipsec_policy_is_reported_unless_packets_are_exempt_from_it() {
         let config: HostConfig = serde_json::from_str(
             r#"{ "revision": { "epoch": 1, "number": 1 }, "host": "h1", "underlay": "192.0.2.1",
              "vrfs": { "vpc-a": { "vni": 1, "remotes": { "192.0.2.2": ["10.1.1.0/24"] },
@@ -220,7 +218,7 @@ mod tests {
         );
         let within_a =
             Policy { source: "10.1.0.0/16".parse().unwrap(), destination: "10.1.0.0/16".parse().unwrap(), ..forward };
-        // The peer's table leads there as well.
+        // The peer's table has a route to it as well.
         let all = ["cpspeer7", "cpspeer8", "eth1", "eth2", "cpsvpc1"].map(|device| (device, Ipv4Arriving));
         assert!(!reported(&within_a, &all, &[]) && reported(&within_a, &all[..4], &[]));
         let of_c =

@@ -5,12 +5,23 @@ use super::{
     packets::{BetweenHosts, Devices, Extent, LOOPBACK, OfVpcs, Reach, UDP},
 };
 use crate::objects::{
-    Effect,
+    Effect, Family,
     firewall::{Action, Direction, Networks, Policy},
 };
-use cps_peering_config::net::{InterfaceName, within};
-use ipnet::IpNet;
-use std::{collections::BTreeSet, net::IpAddr};
+use cps_peering_config::net::{InterfaceName, overlap, within};
+use ipnet::{IpNet, Ipv6Net};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv6Addr},
+};
+
+/// `IPPROTO_ICMPV6`.
+const ICMPV6: u8 = 58;
+/// Link-local addresses and groups on the link.
+const ON_LINK: [IpNet; 2] = [
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0), 16)),
+];
 
 /// All policies, and the packets that the kernel does not check against them.
 type Policies<'a> = (&'a [Policy], Exempt<'a>);
@@ -44,6 +55,50 @@ pub(super) fn find((policies, exempt): Policies<'_>, of_vpcs: &OfVpcs, found: &m
         policy.sub || (policy.action != Action::Allow && !before.any(|before| !before.sub && passed(before)))
     });
     found.extend(in_the_way.take(NAMED).map(|(_, (policy, _))| interference(policy, Effect::MayDrop)));
+}
+
+/// Policies that drop neighbour discovery messages of servers, without which no IPv6 packet reaches them; a few at most.
+/// These are packets to the host: servers send them to its link-local address or to a group on the link (RFC 4861).
+pub(super) fn find_neighbour_discovery(
+    (policies, exempt): Policies<'_>,
+    of_vpcs: &OfVpcs,
+    found: &mut Vec<Interference>,
+) {
+    let mut ipv6 = of_vpcs.reachable.iter().filter(|reach| reach.networks.family() == Some(Family::V6)).peekable();
+    if ipv6.peek().is_none() {
+        return;
+    }
+    let networks: Vec<&Networks> = ipv6.map(|reach| &reach.networks).collect();
+    let members = Devices::These(of_vpcs.members.clone());
+    let concerns = |policy: &&Policy| {
+        policy.direction == Direction::In
+            && policy.upper.protocol.is_none_or(|protocol| protocol == ICMPV6)
+            && policy
+                .device
+                .as_ref()
+                .is_none_or(|device| of_vpcs.members.contains(device) || of_vpcs.vrfs.contains(device))
+            && ON_LINK.iter().any(|net| overlap(net, &policy.destination))
+            && (overlap(&ON_LINK[0], &policy.source) || networks.iter().any(|networks| networks.touch(&policy.source)))
+            && !exempt.of_host(policy, &members)
+    };
+    let mut passed: Vec<&Policy> = Vec::new();
+    let mut dropping = Vec::new();
+    for policy in policies.iter().filter(concerns) {
+        let covers = |before: &&Policy| {
+            within(&policy.source, &before.source)
+                && within(&policy.destination, &before.destination)
+                && before.device.is_none_or(|device| policy.device == Some(device))
+        };
+        match policy.action {
+            // VPN daemons let each type of these messages pass by a policy of its own.
+            Action::Allow if policy.sub || (policy.upper.more && policy.upper.protocol.is_none()) => {}
+            Action::Allow => passed.push(policy),
+            Action::Block | Action::Protect if passed.iter().any(covers) => {}
+            Action::Block | Action::Protect => dropping.push(policy),
+        }
+    }
+    let does = "drops neighbour discovery of servers, and IPv6 of VPCs with it";
+    found.extend(dropping.into_iter().take(NAMED).map(|policy| dropped(policy, Effect::MayDrop, does)));
 }
 
 /// Whether a policy matches all packets of these networks that another one does.
@@ -183,6 +238,10 @@ fn interference(policy: &Policy, effect: Effect) -> Interference {
         (_, Direction::In | Direction::Forward) => "drops packets of VPCs that have not come by IPsec",
         (_, Direction::Out) => "wants IPsec for packets of VPCs",
     };
+    dropped(policy, effect, does)
+}
+
+fn dropped(policy: &Policy, effect: Effect, does: &str) -> Interference {
     let cure = match policy.priority {
         _ if policy.sub => "make it one of type main (`ptype main`), or make it select others only",
         Some(_) => {
@@ -213,6 +272,7 @@ fn interference_between_hosts(policy: &Policy, port: u16, effect: Effect) -> Int
 mod tests {
     use super::*;
     use crate::objects::firewall::Upper;
+    use std::str::FromStr;
 
     fn name(text: &str) -> InterfaceName {
         text.parse().unwrap()
@@ -321,6 +381,54 @@ mod tests {
         assert_eq!(touched(&both, "192.0.2.2", true), [Effect::DropsAll]);
         assert_eq!(touched(&both, "198.51.100.7", true), []);
         assert_eq!(touched(&both, "198.51.100.7", false), [Effect::MayDrop]);
+    }
+
+    #[test]
+    fn policies_that_drop_neighbour_discovery_of_servers_are_found() {
+        let found = |net: &str, policies: &[Policy]| {
+            let reach =
+                Reach { networks: IpNet::from_str(net).unwrap().into(), from: BTreeSet::new(), to: BTreeSet::new() };
+            let of_vpcs = OfVpcs {
+                vrfs: [name("cpsvrf1")].into(),
+                members: [name("eth1")].into(),
+                bridged: BTreeSet::new(),
+                networks: Vec::new(),
+                reachable: vec![reach],
+            };
+            let mut found = Vec::new();
+            find_neighbour_discovery((policies, Exempt::nothing()), &of_vpcs, &mut found);
+            found.len()
+        };
+        let within = |source, destination, action| policy(Direction::In, source, destination, action);
+        let block = within("::/0", "fe80::/10", Action::Block);
+        let icmp = |more, policy: &Policy| Policy {
+            upper: Upper { protocol: Some(ICMPV6), more, ..Upper::default() },
+            ..policy.clone()
+        };
+        let allow = within("::/0", "::/0", Action::Allow);
+        let default = Policy::default_of(Direction::In, "::/0".parse().unwrap(), Action::Block);
+        for (policies, count) in [
+            (vec![block.clone()], 1),
+            (vec![default.clone()], 1),
+            (vec![icmp(true, &block)], 1),
+            (vec![within("fd00:1::/64", "ff02::1:ff00:0/104", Action::Block)], 1),
+            (vec![within("fe80::/64", "fe80::1/128", Action::Protect)], 1),
+            // Other packets to the host.
+            (vec![Policy { upper: Upper { protocol: Some(6), ..Upper::default() }, ..block.clone() }], 0),
+            (vec![Policy { device: Some(name("uplink")), ..block.clone() }], 0),
+            (vec![within("2001:db8::/32", "fe80::/10", Action::Block)], 0),
+            (vec![within("::/0", "fd00:1::/64", Action::Block)], 0),
+            (vec![within("0.0.0.0/0", "0.0.0.0/0", Action::Block)], 0),
+            (vec![Policy { direction: Direction::Forward, ..block.clone() }], 0),
+            // The first one decides, unless it is of type `sub`.
+            (vec![allow.clone(), default.clone()], 0),
+            (vec![icmp(true, &allow), default.clone()], 0),
+            (vec![within("::/0", "fe80::/10", Action::Allow), default.clone()], 1),
+            (vec![Policy { sub: true, ..allow.clone() }, default.clone()], 1),
+        ] {
+            assert_eq!(found("fd00:1::/48", &policies), count, "{policies:?}");
+            assert_eq!(found("10.1.0.0/16", &policies), 0, "without IPv6 there is none");
+        }
     }
 
     #[test]

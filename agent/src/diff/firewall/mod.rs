@@ -44,6 +44,7 @@ pub(super) fn find(survey: &Survey<'_>, found: &mut Vec<Interference>) {
     let (of_vpcs, between_hosts) = (OfVpcs::of(survey), BetweenHosts::of(survey));
     let policies = (firewall.policies.as_slice(), Exempt::new(firewall, &survey.observed.links));
     ipsec::find(policies, &of_vpcs, found);
+    ipsec::find_neighbour_discovery(policies, &of_vpcs, found);
     if let Some(them) = &between_hosts {
         ipsec::find_between_hosts(policies, them, found);
     }

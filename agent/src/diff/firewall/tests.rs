@@ -368,9 +368,9 @@ fn bridged() -> (Desired, Observed) {
     (compile(&config, params, &DirtySet::Everything), observed)
 }
 
-/// One that lets packets pass is not the last that is asked, so it is named although nothing drops.
+/// One that lets packets pass is not the last to be evaluated, so it is reported although nothing drops.
 #[test]
-fn a_policy_of_type_sub_is_looked_at_where_there_is_no_other_one() {
+fn a_policy_of_type_sub_is_reported_even_if_it_is_the_only_one() {
     let (desired, mut observed) = bridged();
     let mut found = |sub: bool| {
         observed.firewall.policies = vec![Policy {
