@@ -60,6 +60,13 @@ impl fmt::Display for Vni {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac(pub [u8; 6]);
 
+impl Mac {
+    /// Whether it is the address of a group, or of all (the I/G bit of IEEE 802).
+    pub fn is_group(self) -> bool {
+        self.0[0] & 1 == 1
+    }
+}
+
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [first, rest @ ..] = self.0;

@@ -5,7 +5,7 @@
 
 use super::{Interference, InterferenceKind, firewall, survey::Survey};
 use crate::{
-    objects::{Address, DesiredRoute, Effect, Fate, ForeignRoute, Link, RouteTo, is_link_local},
+    objects::{Address, DesiredRoute, Effect, Fate, ForeignRoute, Link, NeighbourEntry, RouteTo, is_link_local},
     ownership,
 };
 use cps_peering_config::net::{InterfaceName, within};
@@ -19,6 +19,7 @@ pub(super) fn find(survey: &Survey<'_>) -> Vec<Interference> {
     let mut found = Vec::new();
     routes(survey, &mut found);
     addresses(survey, &mut found);
+    neighbours(survey, &mut found);
     firewall::find(survey, &mut found);
     stacked(survey, &mut found);
     found.extend(arp_ignored(survey));
@@ -124,6 +125,25 @@ fn addresses(survey: &Survey<'_>, found: &mut Vec<Interference>) {
         let object = format!("address {} dev {}", address.net, address.device);
         let kind = InterferenceKind::Address;
         found.push(Interference { kind, ..may_drop(Some(address.device), object, reason) });
+    }
+}
+
+fn neighbours(survey: &Survey<'_>, found: &mut Vec<Interference>) {
+    let foreign = &survey.observed.foreign;
+    let concerned = concerned(survey);
+    let kind = InterferenceKind::Neighbour;
+    for neighbour in foreign.neighbours.iter().filter(|neighbour| concerned.contains(&neighbour.device)) {
+        let does = match neighbour.entry {
+            NeighbourEntry::Fixed(_) => "sends packets for it to a fixed Ethernet address, whichever server has it",
+            NeighbourEntry::Proxy => "answers in place of the server that has it",
+        };
+        let (device, reason) = (Some(neighbour.device), format!("{does}: remove it"));
+        found.push(Interference { kind, ..may_drop(device, neighbour.to_string(), reason) });
+    }
+    if foreign.more_neighbours > 0 {
+        let object = format!("{} more neighbours", foreign.more_neighbours);
+        let reason = "are entered by hand on ports: remove them".to_owned();
+        found.push(Interference { kind, ..may_drop(None, object, reason) });
     }
 }
 

@@ -126,6 +126,8 @@ pub enum InterferenceKind {
     Address,
     /// An XDP program.
     Xdp,
+    /// A neighbour of a port that is entered by hand.
+    Neighbour,
     /// A MACVLAN or IPVLAN.
     Stacked,
     /// A port is kept down.

@@ -3,6 +3,7 @@
 use super::{
     interest::{Device, Interest, Known},
     links::read_link,
+    neighbours,
     observe::looks_like_a_host,
     socket::{FIRST_PORT, PORTS},
     uapi::{addr, neighbour, netconf, nexthop, route, rtm, tc},
@@ -280,9 +281,11 @@ fn concerns_us(message: &Message<'_>, known: &Known) -> Option<Concern> {
             of_device(index.filter(|_| kernels)).or(Some(Concern::Ours))
         }
         rtm::NEW_NEIGHBOUR | rtm::DEL_NEIGHBOUR => {
-            let tunnel = u32_at(payload, 4).and_then(|index| known.device(index));
-            let on_tunnel = matches!(tunnel, Some(Device::Tunnel | Device::Other));
-            ours(on_tunnel && is_host_neighbour(payload).unwrap_or_default())
+            let index = u32_at(payload, 4)?;
+            match known.device(index)? {
+                Device::Port => is_entered(payload, index, known).then_some(Concern::Port(index)),
+                Device::Tunnel | Device::Other => ours(is_host_neighbour(payload).unwrap_or_default()),
+            }
         }
         rtm::NEW_QDISC..=rtm::GET_FILTER | rtm::NEW_CHAIN | rtm::DEL_CHAIN => {
             let index = u32_at(payload, 4);
@@ -350,6 +353,16 @@ fn is_in_our_table(payload: &[u8]) -> bool {
         .find(|(kind, _)| *kind == route::RTA_TABLE)
         .and_then(|(_, value)| u32_at(value, 0))
         .is_some_and(|table| ownership::table_vni(table).is_some())
+}
+
+/// Whether a neighbour of a port is, or was, entered by a program of the host. A tenant can make the kernel announce only
+/// those that were.
+fn is_entered(payload: &[u8], index: u32, known: &Known) -> bool {
+    if neighbours::is_entered(payload) {
+        return true;
+    }
+    let find = attributes(payload, neighbour::HEADER_LEN).find(|(kind, _)| *kind == neighbour::NDA_DST);
+    find.and_then(|(_, value)| address(value)).is_some_and(|address| known.is_entered(index, address))
 }
 
 fn is_host_neighbour(payload: &[u8]) -> Option<bool> {
@@ -530,12 +543,18 @@ mod tests {
         }
     }
 
+    /// A permanent one.
     fn neighbour(on: u32, to: &str) -> impl FnOnce(&mut Vec<u8>) {
+        neighbour_in(neighbour::NUD_PERMANENT, on, to)
+    }
+
+    fn neighbour_in(state: u16, on: u32, to: &str) -> impl FnOnce(&mut Vec<u8>) {
         let to: IpAddr = to.parse().unwrap();
         move |body| {
             body.extend([10, 0, 0, 0]);
             body.extend(on.to_ne_bytes());
-            body.extend([0x80, 0, 0, 0]);
+            body.extend(state.to_ne_bytes());
+            body.extend([0, 0]);
             put_address(body, neighbour::NDA_DST, to);
         }
     }
@@ -561,9 +580,24 @@ mod tests {
         assert!(concerns(rtm::NEW_NEIGHBOUR, bridged([0x02, 0, 0xc0, 0, 2, 9])));
         assert!(concerns(rtm::NEW_NEIGHBOUR, bridged([0; 6])), "where everything else goes");
         assert!(concerns(rtm::NEW_NEIGHBOUR, bridged([1, 0, 0x5e, 0, 0, 7])));
-        assert_eq!(concern(rtm::NEW_NEIGHBOUR, neighbour(2, &host)), None, "a tenant calls itself so");
+        let reachable = || neighbour_in(0x02, 2, &host);
+        assert_eq!(concern(rtm::NEW_NEIGHBOUR, reachable()), None, "a tenant calls itself so");
         assert_eq!(concern(rtm::NEW_NEIGHBOUR, neighbour(9, &host)), None);
         assert!(concerns(rtm::NEW_RULE, |_| {}));
+        // Entered on a port, and removed again.
+        let to_port = Some(Concern::Port(2));
+        for state in [neighbour::NUD_PERMANENT, neighbour::NUD_NOARP] {
+            assert_eq!(concern(rtm::NEW_NEIGHBOUR, neighbour_in(state, 2, "10.1.0.2")), to_port);
+        }
+        assert_eq!(concern(rtm::NEW_NEIGHBOUR, neighbour_in(neighbour::NUD_NOARP, 2, "ff02::1")), None, "a group");
+        let mut known = Known::default();
+        known.enter(2, "10.1.0.2".parse().unwrap());
+        let is_one = |to: &str, known: &Known| {
+            let mut body = Vec::new();
+            neighbour_in(neighbour::NUD_FAILED, 2, to)(&mut body);
+            is_entered(&body, 2, known)
+        };
+        assert!(is_one("10.1.0.2", &known) && !is_one("10.1.0.3", &known));
     }
 
     /// A request for a rule that changes nothing.

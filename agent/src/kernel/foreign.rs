@@ -111,6 +111,8 @@ pub(super) struct Routes<'a> {
     objects: NexthopObjects,
     /// Indexes of devices whose names or masters are ours.
     ours: &'a BTreeSet<u32>,
+    /// What the kernel has routes of its own for.
+    usual: Usual,
     kept: Vec<ForeignRoute>,
     more: usize,
 }
@@ -120,8 +122,9 @@ impl<'a> Routes<'a> {
         names: &'a BTreeMap<u32, InterfaceName>,
         objects: NexthopObjects,
         ours: &'a BTreeSet<u32>,
+        usual: Usual,
     ) -> Self {
-        Self { names, objects, ours, kept: Vec::new(), more: 0 }
+        Self { names, objects, ours, usual, kept: Vec::new(), more: 0 }
     }
 
     /// How many there are; [`Routes::truncate`] goes back to that.
@@ -168,8 +171,9 @@ impl<'a> Routes<'a> {
         }
         let in_ours = ownership::table_vni(table).is_some();
         let to_ours = kind == route::RTN_UNICAST && !indexes.is_disjoint(self.ours);
-        // With our protocol, those in our tables are ours, and we have none elsewhere.
-        if (!in_ours && !to_ours) || (in_ours && protocol == PROTOCOL) {
+        // With our protocol, those in our tables are ours, and we have none elsewhere, nor any for some sources only.
+        let for_sources = u8_at(payload, 2)? > 0;
+        if (!in_ours && !to_ours) || (in_ours && protocol == PROTOCOL && !for_sources) {
             return None;
         }
         let nowhere = match family {
@@ -177,7 +181,7 @@ impl<'a> Routes<'a> {
             Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         };
         let prefix = IpNet::new(to.unwrap_or(nowhere), u8_at(payload, 1)?).ok()?;
-        if protocol == route::RTPROT_KERNEL && plain && is_usual(kind, &prefix) {
+        if protocol == route::RTPROT_KERNEL && plain && self.usual.has(kind, &indexes, &prefix) {
             return None;
         }
         let fate = match kind {
@@ -199,14 +203,36 @@ impl<'a> Routes<'a> {
     }
 }
 
-/// What the kernel makes for addresses, which are examined themselves, and for neighbour discovery.
-fn is_usual(kind: u8, prefix: &IpNet) -> bool {
-    match (kind, prefix) {
-        (route::RTN_LOCAL | route::RTN_BROADCAST | route::RTN_ANYCAST | route::RTN_MULTICAST, _) => true,
-        (route::RTN_UNICAST, IpNet::V6(prefix)) => {
-            prefix.addr().is_unicast_link_local() || prefix.addr().is_multicast()
+/// What the kernel makes for the addresses of devices, and for neighbour discovery. Addresses are examined themselves.
+#[derive(Debug, Default)]
+pub(super) struct Usual(BTreeSet<(u8, u32, IpAddr)>);
+
+impl Usual {
+    /// What belongs to these addresses, each with the index of its device.
+    pub(super) fn of(addresses: impl IntoIterator<Item = (u32, IpNet)>) -> Self {
+        let of_address = |(index, net): (u32, IpNet)| {
+            let around = match net {
+                IpNet::V4(_) => [(route::RTN_BROADCAST, net.network()), (route::RTN_BROADCAST, net.broadcast())],
+                // Routers have the first address of each subnet (RFC 4291 section 2.6.1).
+                IpNet::V6(_) => [(route::RTN_ANYCAST, net.network()); 2],
+            };
+            [(route::RTN_LOCAL, net.addr())].into_iter().chain(around).map(move |(kind, to)| (kind, index, to))
+        };
+        Self(addresses.into_iter().flat_map(of_address).collect())
+    }
+
+    fn has(&self, kind: u8, indexes: &BTreeSet<u32>, prefix: &IpNet) -> bool {
+        match (kind, prefix) {
+            (route::RTN_LOCAL | route::RTN_BROADCAST | route::RTN_ANYCAST, _) => {
+                let whole = prefix.prefix_len() == prefix.max_prefix_len();
+                whole && indexes.first().is_some_and(|index| self.0.contains(&(kind, *index, prefix.addr())))
+            }
+            (route::RTN_MULTICAST, _) => prefix.addr().is_multicast(),
+            (route::RTN_UNICAST, IpNet::V6(prefix)) => {
+                prefix.addr().is_unicast_link_local() || prefix.addr().is_multicast()
+            }
+            _ => false,
         }
-        _ => false,
     }
 }
 
@@ -377,16 +403,43 @@ mod tests {
             for (kind, value) in more {
                 put(&mut bytes, *kind, value);
             }
-            let mut routes = Routes::new(&names, [(8, [3, 4].into()), (9, [4].into())].into(), &ours);
+            let addresses = ["10.1.0.1/24", "fd00:1::1/64"].map(|net| (3, net.parse().unwrap()));
+            let objects = [(8, [3, 4].into()), (9, [4].into())].into();
+            let mut routes = Routes::new(&names, objects, &ours, Usual::of(addresses));
             routes.take(&bytes, Family::of(&to));
             routes.finish().0.first().map(ToString::to_string)
         };
         let told = |protocol: u8, kind: u8, table: u32, to: &str, index: u32| {
             told_with(protocol, kind, table, to, &[(route::RTA_OIF, &index.to_ne_bytes())])
         };
-        assert_eq!(told(2, route::RTN_LOCAL, table, "10.1.0.1/32", 3), None);
+        for (kind, to) in [
+            (route::RTN_LOCAL, "10.1.0.1/32"),
+            (route::RTN_BROADCAST, "10.1.0.0/32"),
+            (route::RTN_BROADCAST, "10.1.0.255/32"),
+            (route::RTN_LOCAL, "fd00:1::1/128"),
+            (route::RTN_ANYCAST, "fd00:1::/128"),
+            (route::RTN_MULTICAST, "ff00::/8"),
+        ] {
+            assert_eq!(told(2, kind, table, to, 3), None, "{to}");
+            assert!(told(4, kind, table, to, 3).is_some(), "{to} of another program");
+        }
+        for (kind, to, index) in [
+            (route::RTN_LOCAL, "10.2.0.1/32", 3),
+            (route::RTN_LOCAL, "10.1.0.0/24", 3),
+            (route::RTN_LOCAL, "10.1.0.1/32", 4),
+            (route::RTN_BROADCAST, "10.1.0.7/32", 3),
+            (route::RTN_ANYCAST, "fd00:2::/128", 3),
+            (route::RTN_MULTICAST, "fd00:2::2/128", 3),
+        ] {
+            assert!(told(2, kind, table, to, index).is_some(), "{to} is no address of this device");
+        }
         assert_eq!(told(2, route::RTN_UNICAST, table, "fe80::/64", 3), None);
         assert_eq!(told(PROTOCOL, route::RTN_UNICAST, table, "10.1.0.0/24", 3), None);
+        let mut for_a_source = vec![10, 64, 128, 0, 0, PROTOCOL, 0, route::RTN_UNICAST, 0, 0, 0, 0];
+        put(&mut for_a_source, route::RTA_TABLE, &table.to_ne_bytes());
+        let mut routes = Routes::new(&names, NexthopObjects::new(), &ours, Usual::default());
+        routes.take(&for_a_source, Family::V6);
+        assert_eq!(routes.finish().0.len(), 1, "ours are for any source");
         assert_eq!(told(4, route::RTN_UNICAST, 254, "10.1.0.0/24", 4), None, "elsewhere");
         let foreign = told(16, route::RTN_UNICAST, table, "0.0.0.0/0", 4).unwrap();
         assert_eq!(foreign, format!("route 0.0.0.0/0 dev eth0 table {table} proto dhcp"));

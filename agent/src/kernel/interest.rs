@@ -38,6 +38,8 @@ pub(super) struct Known {
     underlay: Option<IpAddr>,
     /// Devices of others, which the underlay filter is attached to while there are tunnels; each with its master.
     guarded: Option<BTreeMap<u32, Option<u32>>>,
+    /// Neighbours of ports that programs of the host have entered, by the port's index.
+    entered: BTreeSet<(u32, IpAddr)>,
 }
 
 impl Interest {
@@ -98,6 +100,9 @@ impl Interest {
             let guards = !config.vrfs.is_empty();
             let others = observed.links.values().filter(|link| !devices.contains_key(&link.index));
             known.guarded = guards.then(|| others.map(|link| (link.index, link.master)).collect());
+            let entered = observed.foreign.neighbours.iter();
+            let entered = entered.filter_map(|it| Some((observed.links.get(&it.device)?.index, it.address)));
+            known.entered = entered.collect();
             known.complete = known.ports.iter().all(|port| observed.links.contains_key(port));
             known.devices = Some(devices);
         } else if let Some(known) = &mut known.devices {
@@ -128,6 +133,16 @@ impl Known {
     /// Whether the underlay filter is attached to a device of others.
     pub(super) fn is_guarded(&self, index: u32) -> bool {
         self.guarded.as_ref().is_some_and(|guarded| guarded.contains_key(&index))
+    }
+
+    #[cfg(test)]
+    pub(super) fn enter(&mut self, index: u32, address: IpAddr) {
+        self.entered.insert((index, address));
+    }
+
+    /// Whether a program of the host has entered a neighbour of a port.
+    pub(super) fn is_entered(&self, index: u32, address: IpAddr) -> bool {
+        self.entered.contains(&(index, address))
     }
 
     pub(super) fn is_underlay(&self, address: IpAddr) -> bool {

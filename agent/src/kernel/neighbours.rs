@@ -2,11 +2,13 @@
 
 use super::{
     KernelError,
+    links::mac,
     socket::Socket,
     uapi::{neighbour, neighbour_table, rtm},
-    wire::{Batch, address, attributes, put_address, u16_at, u32_at},
+    wire::{Batch, address, attributes, put_address, u8_at, u16_at, u32_at},
 };
-use crate::objects::Family;
+use crate::objects::{Family, ForeignNeighbour, Mac, NeighbourEntry};
+use cps_peering_config::net::InterfaceName;
 use std::{fs, io, net::IpAddr};
 
 /// A neighbour table as a whole.
@@ -76,6 +78,39 @@ pub fn unresolved(family: Family) -> Result<Vec<Unresolved>, KernelError> {
         Vec::new,
         |found, payload| found.extend(read(payload)),
     )
+}
+
+/// Whether a program has entered a neighbour. The kernel itself makes entries without resolution (`NUD_NOARP`) for groups and
+/// for broadcasts only.
+pub(super) fn is_entered(payload: &[u8]) -> bool {
+    let state = u16_at(payload, 8).unwrap_or_default();
+    let is_proxy = u8_at(payload, neighbour::FLAGS_AT).is_some_and(|flags| flags & neighbour::NTF_PROXY != 0);
+    let of_kernel = || {
+        state & neighbour::NUD_NOARP != 0
+            && attributes(payload, neighbour::HEADER_LEN).any(|(kind, value)| match kind {
+                neighbour::NDA_DST => address(value).is_some_and(|address| address.is_multicast()),
+                neighbour::NDA_LLADDR => mac(value).is_some_and(Mac::is_group),
+                _ => false,
+            })
+    };
+    // Bridges have entries of their own.
+    u8_at(payload, 0) != Some(neighbour::AF_BRIDGE)
+        && (is_proxy || (state & (neighbour::NUD_PERMANENT | neighbour::NUD_NOARP) != 0 && !of_kernel()))
+}
+
+/// A neighbour of a port that a program has entered. `port` is the port with an index, if it is one.
+pub(super) fn entered<'a>(payload: &[u8], port: impl Fn(u32) -> Option<&'a InterfaceName>) -> Option<ForeignNeighbour> {
+    if !is_entered(payload) {
+        return None;
+    }
+    let device = *port(u32_at(payload, 4)?)?;
+    let find = |wanted| attributes(payload, neighbour::HEADER_LEN).find(|(kind, _)| *kind == wanted);
+    let address = find(neighbour::NDA_DST).and_then(|(_, value)| address(value))?;
+    let entry = match u8_at(payload, neighbour::FLAGS_AT)? & neighbour::NTF_PROXY {
+        0 => NeighbourEntry::Fixed(find(neighbour::NDA_LLADDR).and_then(|(_, value)| mac(value))),
+        _ => NeighbourEntry::Proxy,
+    };
+    Some(ForeignNeighbour { device, address, entry })
 }
 
 fn read(payload: &[u8]) -> Option<Unresolved> {

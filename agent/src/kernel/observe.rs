@@ -3,7 +3,7 @@
 use super::{
     KernelError, check_stop, egress, foreign,
     links::{Links, links, mac, one_link},
-    local, rules,
+    local, neighbours, rules,
     socket::Socket,
     sysctl, tc,
     uapi::{addr, neighbour, nexthop, route, rtm},
@@ -12,8 +12,8 @@ use super::{
 use crate::{
     dirty_set::{Parts, Share},
     objects::{
-        Address, Family, FdbKey, FdbTarget, Firewall, Foreign, KernelRoute, Link, LinkKind, Mac, NeighbourKey,
-        Observed, RouteKey, UnderlayState, Via,
+        Address, Family, FdbKey, FdbTarget, Firewall, Foreign, ForeignNeighbour, KernelRoute, Link, LinkKind, Mac,
+        NeighbourKey, Observed, RouteKey, UnderlayState, Via,
     },
     ownership::{self, DeviceName, PROTOCOL},
 };
@@ -39,7 +39,12 @@ pub(super) fn everything(socket: &mut Socket, stop: &dyn Fn() -> bool) -> Result
     let mut routes = Vec::new();
     let ours = concerned(&links, &names);
     let indexes: BTreeSet<u32> = ours.iter().filter_map(|name| links.get(name)).map(|link| link.index).collect();
-    let mut others = foreign::Routes::new(&names, foreign::nexthop_objects(socket)?, &indexes);
+    // Addresses are read before the routes that the kernel makes for them.
+    let addresses = addresses(socket, None, &names)?;
+    let of_devices = addresses.keys().filter(|address| ours.contains(&address.device));
+    let of_devices = of_devices.filter_map(|address| Some((links.get(&address.device)?.index, address.net)));
+    let usual = foreign::Usual::of(of_devices);
+    let mut others = foreign::Routes::new(&names, foreign::nexthop_objects(socket)?, &indexes, usual);
     for family in Family::ALL {
         all_routes(socket, stop, family, &mut routes, &mut others)?;
     }
@@ -47,15 +52,21 @@ pub(super) fn everything(socket: &mut Socket, stop: &dyn Fn() -> bool) -> Result
     routes.sort();
     let (nexthops, foreign_nexthop_ids) = nexthops(socket, None)?;
     let rules = rules::both(socket)?;
-    let addresses = addresses(socket, None, &names)?;
     let qdiscs = tc::qdiscs(socket)?;
     let (foreign_routes, more_routes) = others.finish();
-    let mut foreign = Foreign { routes: foreign_routes, more_routes, ..Foreign::default() };
+    let (neighbours, foreign_neighbours, more_neighbours) = all_neighbours(socket, &names, &ours)?;
+    let mut foreign = Foreign {
+        routes: foreign_routes,
+        more_routes,
+        neighbours: foreign_neighbours,
+        more_neighbours,
+        ..Foreign::default()
+    };
     foreign::traffic_control(socket, stop, &qdiscs, &links, |name| ours.contains(name), &mut foreign)?;
     Ok(Observed {
         without_local_route: local::without_local_route(socket, stop, &links, &addresses, &rules)?,
         addresses,
-        neighbours: neighbours(socket, None, &names)?,
+        neighbours,
         fdb: fdb(socket, None, &links, &names)?,
         egress: egress::egress(socket, stop, &qdiscs, &links)?,
         ingress: tc::ingress(socket, stop, &qdiscs, &links)?,
@@ -111,7 +122,7 @@ pub(super) fn parts(socket: &mut Socket, parts: &Parts, stop: &dyn Fn() -> bool)
         if role.is_none() {
             observed.addresses.extend(addresses(socket, index, &names)?);
         } else {
-            observed.neighbours.extend(neighbours(socket, index, &names)?);
+            observed.neighbours.extend(neighbours(socket, link.index, &names)?);
             observed.fdb.extend(fdb(socket, index, &observed.links, &names)?);
             let (ours, foreign) = nexthops(socket, index)?;
             observed.nexthops.extend(ours);
@@ -186,24 +197,62 @@ fn read_address(payload: &[u8], names: &BTreeMap<u32, InterfaceName>) -> Option<
     Some((Address { device, net }, ours))
 }
 
+type Neighbours = BTreeMap<NeighbourKey, Mac>;
+
+/// The IPv6 neighbours of one device of ours.
 fn neighbours(
     socket: &mut Socket,
-    device: Option<u32>,
+    index: u32,
     names: &BTreeMap<u32, InterfaceName>,
-) -> Result<BTreeMap<NeighbourKey, Mac>, KernelError> {
+) -> Result<Neighbours, KernelError> {
     socket.dump(
         "neighbours",
         rtm::GET_NEIGHBOUR,
         |body| {
             body.push(Family::V6.number());
             body.extend([0; neighbour::HEADER_LEN - 1]);
-            if let Some(index) = device {
-                put(body, neighbour::NDA_IFINDEX, &index.to_ne_bytes());
-            }
+            put(body, neighbour::NDA_IFINDEX, &index.to_ne_bytes());
         },
-        BTreeMap::new,
+        Neighbours::new,
         |neighbours, payload| neighbours.extend(read_neighbour(payload, names)),
     )
+}
+
+/// The neighbours of all devices of ours, and those of ports that others have entered: the first of them, and how many
+/// more there are. `ours` are devices of ours and ports.
+fn all_neighbours(
+    socket: &mut Socket,
+    names: &BTreeMap<u32, InterfaceName>,
+    ours: &BTreeSet<InterfaceName>,
+) -> Result<(Neighbours, BTreeSet<ForeignNeighbour>, usize), KernelError> {
+    let of_ports =
+        |index: u32| names.get(&index).filter(|name| ours.contains(name) && DeviceName::parse(name).is_none());
+    let mut found = <(Neighbours, BTreeSet<ForeignNeighbour>, usize)>::default();
+    for flags in [0, neighbour::NTF_PROXY] {
+        let (neighbours, foreign, more) = socket.dump(
+            "neighbours",
+            rtm::GET_NEIGHBOUR,
+            |body| {
+                // Of both families.
+                body.extend([0; neighbour::FLAGS_AT]);
+                body.extend([flags, 0]);
+            },
+            <(Neighbours, BTreeSet<ForeignNeighbour>, usize)>::default,
+            |(neighbours, foreign, more), payload| {
+                neighbours.extend(read_neighbour(payload, names));
+                let Some(entered) = neighbours::entered(payload, of_ports) else { return };
+                if foreign.len() < Foreign::MAX_NEIGHBOURS {
+                    foreign.insert(entered);
+                } else {
+                    *more += 1;
+                }
+            },
+        )?;
+        found.0.extend(neighbours);
+        found.1.extend(foreign);
+        found.2 += more;
+    }
+    Ok(found)
 }
 
 fn read_neighbour(payload: &[u8], names: &BTreeMap<u32, InterfaceName>) -> Option<(NeighbourKey, Mac)> {
@@ -396,7 +445,8 @@ fn all_routes(
 /// A route of ours.
 fn read_route(payload: &[u8], family: Family) -> Option<KernelRoute> {
     let (table, protocol, kind) = (u8_at(payload, 4)?, u8_at(payload, 5)?, u8_at(payload, 7)?);
-    if protocol != PROTOCOL {
+    // Ours are for any source.
+    if protocol != PROTOCOL || u8_at(payload, 2)? > 0 {
         return None;
     }
     let mut table = u32::from(table);

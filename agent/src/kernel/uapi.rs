@@ -145,8 +145,12 @@ pub(super) mod neighbour {
     pub(in crate::kernel) const NDA_IFINDEX: u16 = 8;
     pub(in crate::kernel) const NUD_INCOMPLETE: u16 = 0x01;
     pub(in crate::kernel) const NUD_FAILED: u16 = 0x20;
+    pub(in crate::kernel) const NUD_NOARP: u16 = 0x40;
     pub(in crate::kernel) const NUD_PERMANENT: u16 = 0x80;
+    /// `ndm_flags`.
+    pub(in crate::kernel) const FLAGS_AT: usize = 10;
     pub(in crate::kernel) const NTF_SELF: u8 = 0x02;
+    pub(in crate::kernel) const NTF_PROXY: u8 = 0x08;
 }
 
 /// `neighbour.h`: tables.

@@ -136,6 +136,9 @@ impl fmt::Display for Policy {
     }
 }
 
+/// The protocol number of `ICMPv6` (RFC 4443).
+pub const ICMPV6: u8 = 58;
+
 /// Which program's rules they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Backend {
@@ -156,6 +159,8 @@ pub enum Scope {
     Devices(Vec<Pattern>),
     /// What bridge members receive, and what is sent to them (`bridge`).
     Bridge,
+    /// ARP messages (`arp`).
+    Arp,
 }
 
 /// Where a packet is on its way through the kernel.
@@ -184,7 +189,7 @@ pub struct Chain {
     pub backend: Backend,
     /// Which packets its table sees.
     pub scope: Scope,
-    /// The family as its program writes it: `ip`, `ip6`, `inet`, `netdev`, `bridge`.
+    /// The family as its program writes it: `ip`, `ip6`, `inet`, `netdev`, `bridge`, `arp`.
     pub family: &'static str,
     /// The table.
     pub table: String,
@@ -222,10 +227,16 @@ pub enum Match {
     Source(Networks, Sense),
     /// Its destination address is in one of these.
     Destination(Networks, Sense),
-    /// Its family.
-    Family(Vec<Family>, Sense),
+    /// Whether its device, the input or the output one, is one of Ethernet.
+    Ethernet(Sense),
+    /// What it is: one of these ([`ethertype`]).
+    Ethertype(Vec<u16>, Sense),
     /// The protocol behind the IP header.
     Protocol(Vec<u8>, Sense),
+    /// The type of an `ICMPv6` message.
+    IcmpType(Vec<u8>, Sense),
+    /// The operation of an ARP message.
+    ArpOperation(Vec<u16>, Sense),
     /// The destination port is in one of these ranges. Packets without ports match none.
     DestinationPort(Vec<RangeInclusive<u16>>, Sense),
     /// The connection tracking state: one of those whose bits are set ([`state`]).
@@ -278,6 +289,18 @@ impl From<IpNet> for Networks {
     fn from(network: IpNet) -> Self {
         Self(vec![network])
     }
+}
+
+/// What a frame carries (IEEE 802 Numbers).
+pub mod ethertype {
+    /// IPv4.
+    pub const IPV4: u16 = 0x0800;
+    /// ARP.
+    pub const ARP: u16 = 0x0806;
+    /// IPv6.
+    pub const IPV6: u16 = 0x86dd;
+    /// All of them.
+    pub const ALL: [u16; 3] = [IPV4, ARP, IPV6];
 }
 
 /// States of connection tracking, as nftables numbers them (`NF_CT_STATE_BIT`).

@@ -1,10 +1,11 @@
 //! Objects of others in our tables, on our devices and on ports.
 
-use cps_peering_config::net::InterfaceName;
+use cps_peering_config::net::{InterfaceName, Mac};
 use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    net::IpAddr,
 };
 
 /// The effect of another program's object on VPC packets that reach it.
@@ -29,11 +30,49 @@ pub struct Foreign {
     pub egress_filters: BTreeMap<InterfaceName, BTreeMap<String, Effect>>,
     /// Queueing disciplines of our devices and ports other than the kernel's defaults, in the terms of `tc`.
     pub qdiscs: BTreeMap<InterfaceName, BTreeSet<String>>,
+    /// Neighbours of ports that the kernel does not resolve itself. At most [`Foreign::MAX_NEIGHBOURS`].
+    pub neighbours: BTreeSet<ForeignNeighbour>,
+    /// How many more of them there are.
+    pub more_neighbours: usize,
 }
 
 impl Foreign {
     /// The longest list of routes that is kept.
     pub const MAX_ROUTES: usize = 200;
+    /// The longest list of neighbours that is kept.
+    pub const MAX_NEIGHBOURS: usize = 200;
+}
+
+/// A neighbour of a port that another program has entered: the kernel neither verifies nor replaces it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ForeignNeighbour {
+    /// The port.
+    pub device: InterfaceName,
+    /// The address.
+    pub address: IpAddr,
+    /// What is entered for it.
+    pub entry: NeighbourEntry,
+}
+
+/// An entry for a neighbour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NeighbourEntry {
+    /// Packets for the address are sent to this Ethernet address, if any (`permanent` or `noarp`).
+    Fixed(Option<Mac>),
+    /// The host answers for the address (`proxy`).
+    Proxy,
+}
+
+impl fmt::Display for ForeignNeighbour {
+    /// As `ip neigh` names it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { device, address, entry } = self;
+        match entry {
+            NeighbourEntry::Fixed(Some(mac)) => write!(f, "neighbour {address} dev {device} lladdr {mac}"),
+            NeighbourEntry::Fixed(None) => write!(f, "neighbour {address} dev {device}"),
+            NeighbourEntry::Proxy => write!(f, "neighbour proxy {address} dev {device}"),
+        }
+    }
 }
 
 /// A route may have hundreds of next hops. This many of their devices are shown.

@@ -11,7 +11,7 @@ mod rule;
 
 pub use egress::{ETHERNET_HEADER, Egress, Queue, Rate, Shaper};
 pub use firewall::{Exemption, Firewall};
-pub use foreign::{Effect, Fate, Foreign, ForeignRoute};
+pub use foreign::{Effect, Fate, Foreign, ForeignNeighbour, ForeignRoute, NeighbourEntry};
 pub use ingress::{FilterHandle, GuardKind, Ingress, IngressFilter, UnderlayState};
 pub use operation::{LinkChange, Operation};
 pub use remote::{Remote, Run, Source};
@@ -55,6 +55,14 @@ impl Family {
         match self {
             Family::V4 => 2,
             Family::V6 => 10,
+        }
+    }
+
+    /// The ethertype of its packets.
+    pub fn ethertype(self) -> u16 {
+        match self {
+            Family::V4 => firewall::ethertype::IPV4,
+            Family::V6 => firewall::ethertype::IPV6,
         }
     }
 

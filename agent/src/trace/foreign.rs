@@ -51,6 +51,7 @@ impl Findings<'_> {
             InterferenceKind::Firewall => return,
             InterferenceKind::Rule => return self.rule_ahead(it),
             InterferenceKind::ArpIgnore => return self.arp_ignored(it),
+            InterferenceKind::Neighbour => return self.neighbour(it),
             _ => {}
         }
         let Some(of) = it.device.as_ref().and_then(|device| self.check_of_device(device)) else { return };
@@ -93,6 +94,18 @@ impl Findings<'_> {
         if self.seen.query.local.is_ipv4() && !self.seen.end.is_gateway {
             let seen = (self.seen.observed.arp_ignore.to_string(), Some("0".to_owned()));
             self.add(Way::Sent, check::PORT, Verdict::Unknown, &it.object, seen, &it.reason);
+        }
+    }
+
+    /// An entry for the server of this path: whether it is right is unknown.
+    fn neighbour(&mut self, it: &Interference) {
+        let (port, server) = (self.seen.end.port, self.seen.query.local);
+        let mut entered = self.seen.observed.foreign.neighbours.iter();
+        let concerns =
+            entered.any(|entry| entry.device == port && entry.address == server && it.object == entry.to_string());
+        if concerns && !self.seen.end.is_gateway {
+            let seen = (it.object.clone(), Some("not there".to_owned()));
+            self.add(Way::Arriving, check::NEIGHBOUR, Verdict::Unknown, &it.object, seen, &it.reason);
         }
     }
 
@@ -174,11 +187,16 @@ impl Findings<'_> {
                 ));
             }
         }
+        let resolution = port.map(|port| Flow::Resolution { port, vrf: end.vrf, server: query.local });
+        flows.extend(resolution.map(|flow| (Way::Both, flow)));
         let beneath = Beneath::new(self.seen.links);
         for (way, flow) in flows {
             for it in touched_by(&self.seen.observed.firewall, &beneath, &flow) {
                 let seen = (it.object.clone(), Some("not there".to_owned()));
-                self.add(way, check::FIREWALL, verdict_of(it.effect), &it.object, seen, it.reason);
+                // Whoever was resolved before can still be reached.
+                let resolved = matches!(flow, Flow::Resolution { .. });
+                let verdict = if resolved { Verdict::Unknown } else { verdict_of(it.effect) };
+                self.add(way, check::FIREWALL, verdict, &it.object, seen, it.reason);
             }
         }
     }

@@ -147,6 +147,48 @@ fn routes_and_addresses_of_others_in_a_vpc_are_named() -> Result<()> {
                 "ip route del local 10.2.1.9 dev lo table {table}",
                 "route 10.2.1.9/32 type local",
             ),
+            // As the kernel makes them for addresses, which this host does not have.
+            (
+                "ip route add local 10.2.1.9 dev eth1 table {table} proto kernel scope host",
+                "ip route del local 10.2.1.9 table {table}",
+                "route 10.2.1.9/32 type local",
+            ),
+            (
+                "ip route add broadcast 10.2.1.9 dev eth1 table {table} proto kernel scope link",
+                "ip route del broadcast 10.2.1.9 table {table}",
+                "route 10.2.1.9/32 type local",
+            ),
+            (
+                "ip -6 route add local fd00:2:0:1::9 dev eth1 table {table} proto kernel",
+                "ip -6 route del local fd00:2:0:1::9 table {table}",
+                "route fd00:2:0:1::9/128 type local",
+            ),
+            (
+                "ip -6 route add multicast fd00:2:0:1::9 dev eth1 table {table} proto kernel",
+                "ip -6 route del multicast fd00:2:0:1::9 table {table}",
+                "route fd00:2:0:1::9/128 type 5",
+            ),
+            (
+                "ip -6 route add fd00:2:0:1::/64 from fd00:1::2/128 dev uplink table {table} proto 67",
+                "ip -6 route del fd00:2:0:1::/64 from fd00:1::2/128 table {table}",
+                "route fd00:2:0:1::/64 dev uplink table {table} proto 67",
+            ),
+            (
+                "ip neigh replace 10.1.0.2 lladdr 02:99:00:00:00:01 dev eth1 nud permanent",
+                "ip neigh del 10.1.0.2 dev eth1",
+                "neighbour 10.1.0.2 dev eth1 lladdr 02:99:00:00:00:01",
+            ),
+            (
+                "ip neigh replace fd00:1::2 lladdr 02:99:00:00:00:01 dev eth1 nud noarp",
+                "ip neigh del fd00:1::2 dev eth1",
+                "neighbour fd00:1::2 dev eth1 lladdr 02:99:00:00:00:01",
+            ),
+            (
+                // The kernel does not announce these.
+                "ip neigh add proxy fd00:1::2 dev eth1; ip link set eth1 alias looked",
+                "ip neigh del proxy fd00:1::2 dev eth1; ip link set eth1 alias looked-again",
+                "neighbour proxy fd00:1::2 dev eth1",
+            ),
             ("ip addr add 10.1.0.9/8 dev eth1", "ip addr del 10.1.0.9/8 dev eth1", "address 10.1.0.9/8 dev eth1"),
             (
                 "ip addr add 2001:db8::9/64 dev eth1 nodad",
@@ -310,6 +352,27 @@ fn firewalls_that_drop_or_rewrite_are_named_until_our_packets_are_exempt() -> Re
                 "iptables-legacy -t raw -A PREROUTING -i eth1 -d 10.2.0.0/16 -j DROP",
                 "iptables-legacy -t raw -F PREROUTING",
                 "iptables-legacy -t raw PREROUTING rule 1 -j DROP",
+            ),
+            // Servers and their gateway have to resolve each other.
+            (
+                "ip6tables-legacy -A INPUT -i eth1 -p icmpv6 -j DROP",
+                "ip6tables-legacy -I INPUT -i eth1 -p icmpv6 -j ACCEPT",
+                "ip6tables-legacy -t filter INPUT rule 1 -j DROP",
+            ),
+            (
+                "ip6tables-legacy -P OUTPUT DROP; ip6tables-legacy -A OUTPUT -p icmpv6 --icmpv6-type 135 -j ACCEPT",
+                "ip6tables-legacy -A OUTPUT -p icmpv6 --icmpv6-type 136 -j ACCEPT",
+                "ip6tables-legacy -t filter OUTPUT policy drop",
+            ),
+            (
+                "arptables-legacy -A INPUT -i eth1 -j DROP",
+                "arptables-legacy -I INPUT -i eth1 -j ACCEPT",
+                "arptables-legacy -t filter INPUT rule 1 -j DROP",
+            ),
+            (
+                "arptables-legacy -P OUTPUT DROP; arptables-legacy -A OUTPUT --opcode 1 -j ACCEPT",
+                "arptables-legacy -A OUTPUT --opcode 2 -j ACCEPT",
+                "arptables-legacy -t filter OUTPUT policy drop",
             ),
             // By themselves, neither the mark nor the rule affects anything.
             (

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::objects::{
     Effect, Family,
-    firewall::{Action, Direction, Networks, Policy},
+    firewall::{Action, Direction, ICMPV6, Networks, Policy},
 };
 use cps_peering_config::net::{InterfaceName, overlap, within};
 use ipnet::{IpNet, Ipv6Net};
@@ -15,8 +15,6 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
-/// `IPPROTO_ICMPV6`.
-const ICMPV6: u8 = 58;
 /// Link-local addresses and groups on the link.
 const ON_LINK: [IpNet; 2] = [
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10)),
@@ -59,26 +57,32 @@ pub(super) fn find((policies, exempt): Policies<'_>, of_vpcs: &OfVpcs, found: &m
 
 /// Policies that drop neighbour discovery messages of servers, without which no IPv6 packet reaches them; a few at most.
 /// These are packets to the host: servers send them to its link-local address or to a group on the link (RFC 4861).
-pub(super) fn find_neighbour_discovery(
-    (policies, exempt): Policies<'_>,
-    of_vpcs: &OfVpcs,
-    found: &mut Vec<Interference>,
-) {
+pub(super) fn find_neighbour_discovery(policies: Policies<'_>, of_vpcs: &OfVpcs, found: &mut Vec<Interference>) {
     let mut ipv6 = of_vpcs.reachable.iter().filter(|reach| reach.networks.family() == Some(Family::V6)).peekable();
     if ipv6.peek().is_none() {
         return;
     }
     let networks: Vec<&Networks> = ipv6.map(|reach| &reach.networks).collect();
-    let members = Devices::These(of_vpcs.members.clone());
+    let sends = |source: &IpNet| networks.iter().any(|networks| networks.touch(source));
+    let devices = of_vpcs.members.union(&of_vpcs.vrfs).copied().collect();
+    drop_neighbour_discovery(policies, (&of_vpcs.members, &devices), sends, found);
+}
+
+/// The same for `members` of VRFs, and the servers of which `sends` tells whether some have an address in a network.
+/// `devices` are those that a policy may name.
+fn drop_neighbour_discovery(
+    (policies, exempt): Policies<'_>,
+    (members, devices): (&BTreeSet<InterfaceName>, &BTreeSet<InterfaceName>),
+    sends: impl Fn(&IpNet) -> bool,
+    found: &mut Vec<Interference>,
+) {
+    let members = Devices::These(members.clone());
     let concerns = |policy: &&Policy| {
         policy.direction == Direction::In
             && policy.upper.protocol.is_none_or(|protocol| protocol == ICMPV6)
-            && policy
-                .device
-                .as_ref()
-                .is_none_or(|device| of_vpcs.members.contains(device) || of_vpcs.vrfs.contains(device))
+            && policy.device.as_ref().is_none_or(|device| devices.contains(device))
             && ON_LINK.iter().any(|net| overlap(net, &policy.destination))
-            && (overlap(&ON_LINK[0], &policy.source) || networks.iter().any(|networks| networks.touch(&policy.source)))
+            && (overlap(&ON_LINK[0], &policy.source) || sends(&policy.source))
             && !exempt.of_host(policy, &members)
     };
     let mut passed: Vec<&Policy> = Vec::new();
@@ -206,7 +210,12 @@ pub(super) fn touching((policies, exempt): Policies<'_>, flow: &Flow, found: &mu
                 touching_in(policies.iter().filter(selects), found);
             }
         }
-        Flow::OfVpc { .. } => {}
+        Flow::Resolution { port, vrf, server: server @ IpAddr::V6(_) } => {
+            let sends = |source: &IpNet| source.contains(&server);
+            let (members, devices) = (BTreeSet::from([port]), BTreeSet::from([port, vrf]));
+            drop_neighbour_discovery((policies, exempt), (&members, &devices), sends, found);
+        }
+        Flow::OfVpc { .. } | Flow::Resolution { .. } => {}
         Flow::BetweenHosts { local, other, device, port, arrives } => {
             let direction = if arrives { Direction::In } else { Direction::Out };
             let device = device.map_or(Devices::Any, Devices::one);

@@ -13,6 +13,7 @@
 mod exempt;
 mod ipsec;
 mod packets;
+mod resolution;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -62,6 +63,8 @@ pub(super) fn find(survey: &Survey<'_>, found: &mut Vec<Interference>) {
             walk_all_or_nothing(&chains, chain, packets, found);
         }
     }
+    // Behind the others: what drops everything is named once.
+    resolution::find(survey, &chains, found);
 }
 
 /// The packet filters of the host that drop packets between hosts, or frames on bridges, depending on something that is
@@ -137,6 +140,15 @@ pub enum Flow {
         /// The device that they go to; none if they are for the host.
         to: Option<InterfaceName>,
     },
+    /// Messages by which a server and its gateway resolve each other, in both directions.
+    Resolution {
+        /// The port.
+        port: InterfaceName,
+        /// Its VRF.
+        vrf: InterfaceName,
+        /// The server.
+        server: IpAddr,
+    },
     /// Packets that carry them between this host and another.
     BetweenHosts {
         /// The VTEP address of this host.
@@ -160,6 +172,9 @@ pub fn touched_by(firewall: &Firewall, beneath: &Beneath<'_>, flow: &Flow) -> Ve
         unread(firewall, &mut found);
     }
     ipsec::touching((&firewall.policies, Exempt::new(firewall, beneath.links)), flow, &mut found);
+    if let Flow::Resolution { port, server, .. } = *flow {
+        resolution::touching(firewall, beneath, (port, Family::of(&server.into())), &mut found);
+    }
     for chain in &firewall.chains {
         let Some(hook) = chain.hook else { continue };
         for packets in Packets::of_flow(flow, hook, &chain.scope, beneath) {
@@ -226,22 +241,28 @@ fn walk(chains: &Chains<'_>, chain: &Chain, packets: Packets, found: &mut Vec<In
 fn name(chain: &Chain) -> String {
     let (table, name) = (&chain.table, &chain.name);
     match chain.backend {
-        Backend::Legacy => {
-            let program = if chain.scope == Scope::Ip(Family::V6) { "ip6tables-legacy" } else { "iptables-legacy" };
-            format!("{program} -t {table} {name}")
-        }
+        Backend::Legacy => format!("{} -t {table} {name}", legacy_program(chain)),
         Backend::Nftables => format!("nft {} {table} {name}", chain.family),
+    }
+}
+
+fn legacy_program(chain: &Chain) -> &'static str {
+    match chain.scope {
+        Scope::Ip(Family::V6) => "ip6tables-legacy",
+        Scope::Arp => "arptables-legacy",
+        _ => "iptables-legacy",
     }
 }
 
 /// What a rule does to packets, and the rule that exempts them.
 fn reason(chain: &Chain, kind: Kind, does: &str) -> String {
     let (table, name) = (&chain.table, &chain.name);
-    let program = if chain.scope == Scope::Ip(Family::V6) { "ip6tables-legacy" } else { "iptables-legacy" };
+    let program = legacy_program(chain);
     let leaves = matches!(chain.hook, Some(Hook::Output | Hook::Postrouting | Hook::Egress));
     let forwards = chain.hook == Some(Hook::Forward);
     let each = |line: String| match (&chain.scope, chain.backend) {
         (Scope::Bridge, _) => format!("{line}, for each member of the bridge,"),
+        _ if matches!(kind, Kind::Resolution(_)) => format!("{line}, for each port,"),
         (_, Backend::Legacy) => format!("{line}, for cps+ and each port,"),
         (_, Backend::Nftables) => format!("{line}, for cps* and each port,"),
     };
@@ -251,6 +272,25 @@ fn reason(chain: &Chain, kind: Kind, does: &str) -> String {
         }
         (Backend::Nftables, Kind::BetweenHosts(port)) => {
             format!("nft insert rule {} {table} {name} udp dport {port} accept", chain.family)
+        }
+        (Backend::Legacy, Kind::Resolution(message)) => {
+            let protocol = message.icmp_type().map(|_| " -p icmpv6").unwrap_or_default();
+            let device = if leaves { "o" } else { "i" };
+            each(format!("{program} -t {table} -I {name} -{device} DEVICE{protocol} -j ACCEPT"))
+        }
+        (Backend::Nftables, Kind::Resolution(message)) => {
+            let protocol = match (message.icmp_type(), &chain.scope) {
+                (Some(_), _) => " meta l4proto ipv6-icmp",
+                (None, Scope::Arp) => "",
+                (None, _) => " ether type arp",
+            };
+            // The chains of one device know no other.
+            let device = match (&chain.scope, leaves) {
+                (Scope::Devices(_), _) => String::new(),
+                (_, true) => " oifname \"DEVICE\"".to_owned(),
+                (_, false) => " iifname \"DEVICE\"".to_owned(),
+            };
+            each(format!("nft insert rule {} {table} {name}{device}{protocol} accept", chain.family))
         }
         (Backend::Legacy, Kind::OfVpcs) if forwards => format!("{program} -t {table} -I {name} -i cpsvrf+ -j ACCEPT"),
         (Backend::Nftables, Kind::OfVpcs) if forwards => {
@@ -267,6 +307,8 @@ fn reason(chain: &Chain, kind: Kind, does: &str) -> String {
     let whose = match kind {
         Kind::OfVpcs => "packets of VPCs",
         Kind::BetweenHosts(_) => "packets between this host and others",
+        Kind::Resolution(message) if message.family() == Family::V4 => "ARP of servers, and IPv4 of VPCs with it",
+        Kind::Resolution(_) => "neighbour discovery of servers, and IPv6 of VPCs with it",
     };
     format!("{does} {whose}: {exemption} exempts them")
 }

@@ -1,11 +1,13 @@
 //! Packets as a rule of a packet filter can match them.
 
-use super::Flow;
+use super::{Flow, resolution::Message};
 use crate::{
     diff::{Beneath, survey::Survey},
     objects::{
         Address, Desired, DesiredRoute, Family, RouteKey, RouteTo,
-        firewall::{Action, FilterRule, Hook, Match, Networks, Pattern, Policy, Scope, Sense, state},
+        firewall::{
+            Action, FilterRule, Hook, ICMPV6, Match, Networks, Pattern, Policy, Scope, Sense, ethertype, state,
+        },
     },
 };
 use cps_peering_config::net::InterfaceName;
@@ -84,6 +86,8 @@ pub(super) enum Kind {
     /// Packets of the host itself that carry tenant packets to another host: VXLAN to this UDP port. There are no
     /// replies from that port, so connection tracking never considers them established.
     BetweenHosts(u16),
+    /// Messages by which servers and their gateway resolve each other.
+    Resolution(Message),
 }
 
 /// Packets as a rule can match them.
@@ -207,7 +211,7 @@ fn reachable(desired: &Desired) -> Vec<Reach> {
 }
 
 /// Where frames that the host receives from bridge members, or sends to them, come from and go to.
-fn on_bridges(hook: Hook, members: Devices) -> Option<(Devices, Devices)> {
+pub(super) fn on_bridges(hook: Hook, members: Devices) -> Option<(Devices, Devices)> {
     match hook {
         Hook::Prerouting | Hook::Input => Some((members, Devices::Absent)),
         Hook::Output | Hook::Postrouting => Some((Devices::Absent, members)),
@@ -305,14 +309,18 @@ impl Packets {
                 let packets = packets.filter(|packets| (packets.from != Devices::Absent) == arrives);
                 packets.and_then(|packets| packets.within(scope)).into_iter().collect()
             }
+            // Which of them pass is examined for each message.
+            Flow::Resolution { .. } => Vec::new(),
         }
     }
 
     /// Those of them that a table sees; none if it sees none.
     pub(super) fn within(mut self, scope: &Scope) -> Option<Packets> {
         match scope {
+            Scope::Arp if !self.is_arp() => return None,
+            Scope::Ip(_) | Scope::Both if self.is_arp() => return None,
             Scope::Ip(only) if *only != self.family => return None,
-            Scope::Ip(_) | Scope::Both | Scope::Bridge => {}
+            Scope::Ip(_) | Scope::Both | Scope::Bridge | Scope::Arp => {}
             Scope::Devices(patterns) => {
                 let on = |name: &InterfaceName| patterns.iter().any(|pattern| pattern.fits(name));
                 for devices in [&mut self.from, &mut self.to] {
@@ -322,6 +330,16 @@ impl Packets {
             }
         }
         (!self.is_empty() && !self.sources.is_empty()).then_some(self)
+    }
+
+    fn is_arp(&self) -> bool {
+        matches!(self.kind, Kind::Resolution(Message::Arp(_)))
+    }
+
+    /// Leaves only those of some devices.
+    pub(super) fn keep(&mut self, devices: impl Fn(&InterfaceName) -> bool) {
+        self.from.retain(&devices);
+        self.to.retain(&devices);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -338,6 +356,8 @@ impl Packets {
     pub(super) fn are_named_by(&self, rule: &FilterRule) -> bool {
         rule.matches.iter().any(|one| match one {
             Match::Protocol(..)
+            | Match::IcmpType(..)
+            | Match::ArpOperation(..)
             | Match::DestinationPort(..)
             | Match::Source(..)
             | Match::Destination(..)
@@ -370,12 +390,32 @@ impl Packets {
         };
         let devices = |devices: &Devices, patterns: &[Pattern], sense: Sense| turned(devices.fit(patterns), sense);
         let of_the_host = |is: bool, sense: Sense| turned(if is { Extent::All } else { Extent::None }, sense);
+        let ethertype = if self.is_arp() { ethertype::ARP } else { self.family.ethertype() };
         match (condition, self.kind) {
             (Match::In(patterns, sense), _) => devices(&self.from, patterns, *sense),
             (Match::Out(patterns, sense), _) => devices(&self.to, patterns, *sense),
+            (Match::Ethertype(known, sense), _) => of_the_host(known.contains(&ethertype), *sense),
+            (Match::ArpOperation(operations, sense), Kind::Resolution(Message::Arp(operation))) => {
+                of_the_host(operations.contains(&operation), *sense)
+            }
+            (Match::Other, _) | (Match::Ethernet(_), Kind::BetweenHosts(_)) => Extent::Some,
+            // Ports and our devices are.
+            (Match::Ethernet(sense), _) => of_the_host(true, *sense),
+            // Rules about one do not match the other, inverted or not.
+            (Match::ArpOperation(..), _) | (_, Kind::Resolution(Message::Arp(_))) => Extent::None,
             (Match::Source(nets, sense), _) => networks(&self.sources, nets, *sense),
             (Match::Destination(nets, sense), _) => networks(&self.destinations, nets, *sense),
-            (Match::Family(families, sense), _) => of_the_host(families.contains(&self.family), *sense),
+            (Match::Protocol(protocols, sense), Kind::Resolution(_)) => {
+                of_the_host(protocols.contains(&ICMPV6), *sense)
+            }
+            (Match::IcmpType(types, sense), Kind::Resolution(message)) => {
+                of_the_host(message.icmp_type().is_some_and(|one| types.contains(&one)), *sense)
+            }
+            // The kernel does not track their connections.
+            (Match::State(states, sense), Kind::Resolution(_)) => of_the_host(states & state::UNTRACKED != 0, *sense),
+            (Match::DestinationPort(..), Kind::Resolution(_)) | (Match::IcmpType(..), Kind::BetweenHosts(_)) => {
+                Extent::None
+            }
             (Match::Protocol(protocols, sense), Kind::BetweenHosts(_)) => of_the_host(protocols.contains(&UDP), *sense),
             (Match::DestinationPort(ports, sense), Kind::BetweenHosts(port)) => {
                 of_the_host(ports.iter().any(|ports| ports.contains(&port)), *sense)
@@ -388,9 +428,10 @@ impl Packets {
             (Match::State(0, sense), Kind::OfVpcs) => of_the_host(false, *sense),
             (Match::Protocol(none, sense), Kind::OfVpcs) if none.is_empty() => of_the_host(false, *sense),
             (Match::DestinationPort(none, sense), Kind::OfVpcs) if none.is_empty() => of_the_host(false, *sense),
-            (Match::Protocol(..) | Match::DestinationPort(..) | Match::State(..), Kind::OfVpcs) | (Match::Other, _) => {
-                Extent::Some
-            }
+            (
+                Match::Protocol(..) | Match::IcmpType(..) | Match::DestinationPort(..) | Match::State(..),
+                Kind::OfVpcs,
+            ) => Extent::Some,
         }
     }
 

@@ -70,7 +70,7 @@ impl Walk<'_> {
             self.marked |= rule.marks;
             let all = extent == Extent::All;
             let names = named || packets.are_named_by(rule);
-            let told = packets.kind == Kind::OfVpcs || names || (all && whole);
+            let told = !matches!(packets.kind, Kind::BetweenHosts(_)) || names || (all && whole);
             match &rule.verdict {
                 Verdict::Accept => {
                     self.some_passed = true;

@@ -10,6 +10,7 @@ pub(super) fn conditions(name: &str, revision: u32, told: &[u8]) -> Vec<Match> {
         ("comment", _) => return Vec::new(),
         ("udp", 0) => return udp(told).unwrap_or_else(|| vec![Match::Other]),
         ("multiport", 1) => multiport(told),
+        ("icmp6", 0) => return icmpv6(told).unwrap_or_else(|| vec![Match::Other]),
         // `struct xt_state_info`
         ("state", 0) => word(told, 0).map(|states| Match::State(states, Sense::Is)),
         ("conntrack", 1..=3) => conntrack(told, revision),
@@ -62,6 +63,17 @@ fn udp(told: &[u8]) -> Option<Vec<Match>> {
         conditions.push(Match::Other);
     }
     Some(conditions)
+}
+
+/// `struct ip6t_icmp`: the type, the first and the last code, and whether the match is inverted.
+fn icmpv6(told: &[u8]) -> Option<Vec<Match>> {
+    let [kind, first, last, inverted, ..] = *told else { return None };
+    if (first, last) == (0, u8::MAX) {
+        return Some(vec![Match::IcmpType(vec![kind], sense(inverted & 1 != 0))]);
+    }
+    // With a code it matches some of that type, and inverted also some of it.
+    let of_type = (inverted & 1 == 0).then(|| Match::IcmpType(vec![kind], Sense::Is));
+    Some(of_type.into_iter().chain([Match::Other]).collect())
 }
 
 /// `struct xt_multiport_v1`: whether source ports are meant, how many there are, 15 of them, which of those begin a
@@ -117,6 +129,16 @@ mod tests {
         for (name, revision, told) in [("mark", 1, &[0u8; 12][..]), ("udp", 0, &[0; 3]), ("udp", 7, &[0; 10])] {
             assert_eq!(conditions(name, revision, told), [Match::Other], "{name}");
         }
+    }
+
+    #[test]
+    fn icmp_types_are_read() {
+        let of = |told: [u8; 4]| conditions("icmp6", 0, &told);
+        assert_eq!(of([135, 0, 255, 0]), [Match::IcmpType(vec![135], Sense::Is)]);
+        assert_eq!(of([135, 0, 255, 1]), [Match::IcmpType(vec![135], Sense::IsNot)]);
+        assert_eq!(of([1, 4, 4, 0]), [Match::IcmpType(vec![1], Sense::Is), Match::Other]);
+        assert_eq!(of([1, 4, 4, 1]), [Match::Other]);
+        assert_eq!(conditions("icmp6", 0, &[1]), [Match::Other]);
     }
 
     #[test]

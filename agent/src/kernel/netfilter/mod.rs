@@ -49,15 +49,13 @@ fn firewall(cache: &mut Cache, names: &BTreeMap<u32, InterfaceName>) -> Firewall
             Err(error) => all.unread.push(format!("nftables: {error}")),
         }
     }
-    for (families, table) in xtables::TABLES {
-        for (family, module) in families {
-            if !is_in_kernel(module) {
-                continue;
-            }
-            match xtables::table(family, table) {
-                Ok(chains) => all.chains.extend(chains),
-                Err(error) => all.unread.push(format!("iptables -t {table} ({module}): {error}")),
-            }
+    for (module, program, table) in xtables::TABLES {
+        if !is_in_kernel(module) {
+            continue;
+        }
+        match xtables::table(program, table) {
+            Ok(chains) => all.chains.extend(chains),
+            Err(error) => all.unread.push(format!("{} -t {table}: {error}", program.name)),
         }
     }
     // Through whichever of the two interfaces they were made.

@@ -1,12 +1,12 @@
-//! The older interface of iptables (`include/uapi/linux/netfilter_ipv4/ip_tables.h` and its IPv6 counterpart),
-//! read-only.
+//! The older interface of iptables and arptables (`include/uapi/linux/netfilter_ipv4/ip_tables.h`, its IPv6 counterpart,
+//! and `include/uapi/linux/netfilter_arp/arp_tables.h`), read-only.
 
 use super::matches::{self, target};
 use crate::{
     kernel::wire,
     objects::{
         Family,
-        firewall::{Backend, Chain, FilterRule, Hook, Match, Pattern, Scope, Sense, Verdict},
+        firewall::{Backend, Chain, FilterRule, Hook, Match, Pattern, Scope, Sense, Verdict, ethertype},
     },
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net, ip_mask_to_prefix};
@@ -18,50 +18,96 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
-/// Tables, and the module of each family that provides it.
-pub(super) const TABLES: [([(Family, &str); 2], &str); 5] = [
-    ([(Family::V4, "iptable_raw"), (Family::V6, "ip6table_raw")], "raw"),
-    ([(Family::V4, "iptable_mangle"), (Family::V6, "ip6table_mangle")], "mangle"),
-    ([(Family::V4, "iptable_nat"), (Family::V6, "ip6table_nat")], "nat"),
-    ([(Family::V4, "iptable_filter"), (Family::V6, "ip6table_filter")], "filter"),
-    ([(Family::V4, "iptable_security"), (Family::V6, "ip6table_security")], "security"),
+/// Tables: the module that provides each, whose it is, and its name.
+pub(super) const TABLES: [(&str, &Program, &str); 11] = [
+    ("iptable_raw", &IPTABLES, "raw"),
+    ("iptable_mangle", &IPTABLES, "mangle"),
+    ("iptable_nat", &IPTABLES, "nat"),
+    ("iptable_filter", &IPTABLES, "filter"),
+    ("iptable_security", &IPTABLES, "security"),
+    ("ip6table_raw", &IP6TABLES, "raw"),
+    ("ip6table_mangle", &IP6TABLES, "mangle"),
+    ("ip6table_nat", &IP6TABLES, "nat"),
+    ("ip6table_filter", &IP6TABLES, "filter"),
+    ("ip6table_security", &IP6TABLES, "security"),
+    ("arptable_filter", &ARPTABLES, "filter"),
 ];
 
-/// `IPT_SO_GET_INFO` and `IPT_SO_GET_ENTRIES`, the same numbers for IPv6.
-const GET_INFO: libc::c_int = 64;
-const GET_ENTRIES: libc::c_int = 65;
-/// `struct ipt_getinfo`.
-const INFO_LEN: usize = 84;
+/// One of the programs, and how the kernel encodes its tables.
+pub(super) struct Program {
+    pub(super) name: &'static str,
+    family: &'static str,
+    scope: Scope,
+    /// `SOL_IP` or `SOL_IPV6`.
+    level: libc::c_int,
+    /// `IPT_SO_GET_INFO`; the next number is `IPT_SO_GET_ENTRIES`.
+    get_info: libc::c_int,
+    /// In the kernel's order.
+    hooks: &'static [(&'static str, Hook)],
+    layout: Layout,
+}
+
+const IP_HOOKS: [(&str, Hook); 5] = [
+    ("PREROUTING", Hook::Prerouting),
+    ("INPUT", Hook::Input),
+    ("FORWARD", Hook::Forward),
+    ("OUTPUT", Hook::Output),
+    ("POSTROUTING", Hook::Postrouting),
+];
+const ARP_HOOKS: [(&str, Hook); 3] = [("INPUT", Hook::Input), ("OUTPUT", Hook::Output), ("FORWARD", Hook::Forward)];
+
+const IPTABLES: Program = Program {
+    name: "iptables",
+    family: "ip",
+    scope: Scope::Ip(Family::V4),
+    level: libc::IPPROTO_IP,
+    get_info: 64,
+    hooks: &IP_HOOKS,
+    layout: Layout { in_name: 16, flags: 82, goto: 0x02, target_offset: 88, len: 112 },
+};
+const IP6TABLES: Program = Program {
+    name: "ip6tables",
+    family: "ip6",
+    scope: Scope::Ip(Family::V6),
+    level: libc::IPPROTO_IPV6,
+    get_info: 64,
+    hooks: &IP_HOOKS,
+    layout: Layout { in_name: 64, flags: 131, goto: 0x04, target_offset: 140, len: 168 },
+};
+const ARPTABLES: Program = Program {
+    name: "arptables",
+    family: "arp",
+    scope: Scope::Arp,
+    level: libc::IPPROTO_IP,
+    get_info: 96,
+    hooks: &ARP_HOOKS,
+    layout: Layout { in_name: 94, flags: 158, goto: 0, target_offset: 164, len: 192 },
+};
+
 const NAME_LEN: usize = 32;
 /// `struct ipt_get_entries` without its entries.
 const ENTRIES_AT: usize = 40;
 /// A larger table is not read, in bytes.
 const MAX_SIZE: usize = 64 << 20;
-const HOOKS: usize = 5;
 
 /// Offsets within an entry.
 struct Layout {
-    address: usize,
     in_name: usize,
-    /// `invflags`.
-    inverted: usize,
     flags: usize,
-    protocol: usize,
+    /// The flag of a rule that does not return to its chain (`IPT_F_GOTO`).
+    goto: u8,
     target_offset: usize,
     len: usize,
 }
 
-const V4: Layout =
-    Layout { address: 4, in_name: 16, protocol: 80, flags: 82, inverted: 83, target_offset: 88, len: 112 };
-const V6: Layout =
-    Layout { address: 16, in_name: 64, protocol: 128, flags: 131, inverted: 132, target_offset: 140, len: 168 };
-
 /// All chains of a table in this network namespace.
-pub(super) fn table(family: Family, name: &'static str) -> io::Result<Vec<Chain>> {
-    let address = match family {
-        Family::V4 => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        Family::V6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+pub(super) fn table(program: &Program, name: &'static str) -> io::Result<Vec<Chain>> {
+    let address = match program.level {
+        libc::IPPROTO_IPV6 => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        _ => IpAddr::V4(Ipv4Addr::LOCALHOST),
     };
+    // `struct ipt_getinfo`: two offsets for each hook.
+    let info_len = NAME_LEN + 4 + 8 * program.hooks.len() + 8;
     let socket = match UdpSocket::bind((address, 0)) {
         Ok(socket) => OwnedFd::from(socket),
         // Without the family nothing is filtered.
@@ -70,9 +116,9 @@ pub(super) fn table(family: Family, name: &'static str) -> io::Result<Vec<Chain>
     };
     // The table may grow between the two calls.
     for _ in 0..8 {
-        let mut info = vec![0; INFO_LEN];
+        let mut info = vec![0; info_len];
         info[..name.len()].copy_from_slice(name.as_bytes());
-        match get(&socket, family, GET_INFO, &mut info) {
+        match get(&socket, program, program.get_info, &mut info) {
             Ok(()) => {}
             // The kernel does not have it.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOPROTOOPT)) => {
@@ -80,15 +126,15 @@ pub(super) fn table(family: Family, name: &'static str) -> io::Result<Vec<Chain>
             }
             Err(error) => return Err(error),
         }
-        let size = number(&info, INFO_LEN - 4) as usize;
+        let size = number(&info, info_len - 4) as usize;
         if size > MAX_SIZE {
             return Err(io::Error::other(format!("{size} bytes of rules are more than are read")));
         }
         let mut answer = vec![0; ENTRIES_AT + size];
         answer[..name.len()].copy_from_slice(name.as_bytes());
         answer[NAME_LEN..NAME_LEN + 4].copy_from_slice(&u32::try_from(size).unwrap_or(u32::MAX).to_ne_bytes());
-        match get(&socket, family, GET_ENTRIES, &mut answer) {
-            Ok(()) => return chains(family, name, &info, &answer[ENTRIES_AT..]).ok_or_else(unknown),
+        match get(&socket, program, program.get_info + 1, &mut answer) {
+            Ok(()) => return chains(program, name, &info, &answer[ENTRIES_AT..]).ok_or_else(unknown),
             Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
             Err(error) => return Err(error),
         }
@@ -100,12 +146,8 @@ fn unknown() -> io::Error {
     io::Error::other("the kernel's answer is not understood")
 }
 
-fn get(socket: &OwnedFd, family: Family, option: libc::c_int, value: &mut [u8]) -> io::Result<()> {
-    let level = match family {
-        Family::V4 => libc::IPPROTO_IP,
-        Family::V6 => libc::IPPROTO_IPV6,
-    };
-    super::super::sockopt::get(socket.as_raw_fd(), level, option, value)
+fn get(socket: &OwnedFd, program: &Program, option: libc::c_int, value: &mut [u8]) -> io::Result<()> {
+    super::super::sockopt::get(socket.as_raw_fd(), program.level, option, value)
 }
 
 fn number(bytes: &[u8], at: usize) -> u32 {
@@ -142,22 +184,17 @@ fn entries<'a>(layout: &Layout, all: &'a [u8]) -> Option<Vec<Entry<'a>>> {
     Some(entries)
 }
 
-fn chains(family: Family, table: &'static str, info: &[u8], all: &[u8]) -> Option<Vec<Chain>> {
-    let layout = match family {
-        Family::V4 => V4,
-        Family::V6 => V6,
-    };
-    let entries = entries(&layout, all)?;
+fn chains(program: &Program, table: &'static str, info: &[u8], all: &[u8]) -> Option<Vec<Chain>> {
+    let entries = entries(&program.layout, all)?;
     let valid = number(info, NAME_LEN);
-    let hook = |hook: usize| (number(info, 36 + 4 * hook) as usize, number(info, 56 + 4 * hook) as usize);
+    // The offset of each hook's first rule, and then that of each hook's policy.
+    let offset = |place: usize| number(info, NAME_LEN + 4 + 4 * place) as usize;
     // Names of chains by the offset of their first rule; the policies of base chains.
-    let mut names: BTreeMap<usize, (String, Option<usize>)> = BTreeMap::new();
+    let mut names: BTreeMap<usize, (String, Option<Hook>)> = BTreeMap::new();
     let mut policies = BTreeSet::new();
-    for number in (0..HOOKS).filter(|number| valid >> number & 1 == 1) {
-        let (first, policy) = hook(number);
-        let name = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"][number];
-        names.insert(first, (name.to_owned(), Some(number)));
-        policies.insert(policy);
+    for (place, (name, hook)) in program.hooks.iter().enumerate().filter(|(place, _)| valid >> place & 1 == 1) {
+        names.insert(offset(place), ((*name).to_owned(), Some(*hook)));
+        policies.insert(offset(program.hooks.len() + place));
     }
     for entry in &entries {
         if name_at(entry.target, 2, 29)? == "ERROR" {
@@ -170,28 +207,21 @@ fn chains(family: Family, table: &'static str, info: &[u8], all: &[u8]) -> Optio
     }
     let mut chains: Vec<Chain> = Vec::new();
     for entry in &entries {
-        if let Some((name, number)) = names.get(&entry.at) {
-            let hook = match number {
-                Some(0) => Some(Hook::Prerouting),
-                Some(1) => Some(Hook::Input),
-                Some(2) => Some(Hook::Forward),
-                Some(3) => Some(Hook::Output),
-                Some(4) => Some(Hook::Postrouting),
-                _ => None,
-            };
+        if let Some((name, hook)) = names.get(&entry.at) {
             chains.push(Chain {
                 backend: Backend::Legacy,
-                scope: Scope::Ip(family),
-                family: if family == Family::V4 { "ip" } else { "ip6" },
+                scope: program.scope.clone(),
+                family: program.family,
                 table: table.to_owned(),
                 name: name.clone(),
-                hook,
+                hook: *hook,
                 drops: false,
                 rules: Vec::new(),
             });
         }
         let chain = chains.last_mut()?;
-        let verdict = verdict(entry, &names, layout_flags(&layout, entry))?;
+        let goes = entry.bytes.get(program.layout.flags).is_some_and(|flags| flags & program.layout.goto != 0);
+        let verdict = verdict(entry, &names, goes)?;
         if policies.contains(&entry.at) {
             chain.drops = matches!(verdict, Verdict::Drop(_));
             continue;
@@ -201,19 +231,12 @@ fn chains(family: Family, table: &'static str, info: &[u8], all: &[u8]) -> Optio
         }
         let label = format!("rule {}", chain.rules.len() + 1);
         let marks = matches::marks(&name_at(entry.target, 2, 29)?);
-        chain.rules.push(FilterRule { label, matches: conditions(family, &layout, entry)?, marks, verdict });
+        chain.rules.push(FilterRule { label, matches: conditions(program, entry)?, marks, verdict });
     }
     Some(chains)
 }
 
-/// Whether the rule does not return to its chain (`IPT_F_GOTO`).
-fn layout_flags(layout: &Layout, entry: &Entry<'_>) -> bool {
-    // For IPv6 the bit is another one (`IP6T_F_GOTO`).
-    let goto = if layout.len == V4.len { 0x02 } else { 0x04 };
-    entry.bytes.get(layout.flags).is_some_and(|flags| flags & goto != 0)
-}
-
-fn verdict(entry: &Entry<'_>, names: &BTreeMap<usize, (String, Option<usize>)>, goes: bool) -> Option<Verdict> {
+fn verdict(entry: &Entry<'_>, names: &BTreeMap<usize, (String, Option<Hook>)>, goes: bool) -> Option<Verdict> {
     let name = name_at(entry.target, 2, 29)?;
     if !name.is_empty() {
         return Some(if name == "ERROR" { Verdict::Continue } else { target(&name) });
@@ -238,10 +261,39 @@ fn verdict(entry: &Entry<'_>, names: &BTreeMap<usize, (String, Option<usize>)>, 
     })
 }
 
-fn conditions(family: Family, layout: &Layout, entry: &Entry<'_>) -> Option<Vec<Match>> {
-    let bytes = entry.bytes;
-    let inverted = *bytes.get(layout.inverted)?;
-    let sense = |bit: u8| if inverted & bit == 0 { Sense::Is } else { Sense::IsNot };
+fn sense(inverted: u8, bit: u8) -> Sense {
+    if inverted & bit == 0 { Sense::Is } else { Sense::IsNot }
+}
+
+fn conditions(program: &Program, entry: &Entry<'_>) -> Option<Vec<Match>> {
+    let layout = &program.layout;
+    let mut found = match program.scope {
+        Scope::Ip(Family::V4) => of_devices(layout, entry.bytes, *entry.bytes.get(83)?)?,
+        Scope::Ip(Family::V6) => of_devices(layout, entry.bytes, *entry.bytes.get(132)?)?,
+        // Two bytes; the lower bits are the same.
+        _ => of_devices(layout, entry.bytes, short(entry.bytes, 160).to_ne_bytes()[0])?,
+    };
+    match program.scope {
+        Scope::Ip(family) => found.extend(of_ip(family, entry.bytes)?),
+        _ => found.extend(of_arp(entry.bytes)?),
+    }
+    // Matches of modules.
+    let mut at = layout.len;
+    let end = short(entry.bytes, layout.target_offset);
+    while at < end {
+        let length = short(entry.bytes, at);
+        if length < 32 {
+            return None;
+        }
+        let (name, revision) = (name_at(entry.bytes, at + 2, 29)?, *entry.bytes.get(at + 31)?);
+        found.extend(matches::conditions(&name, revision.into(), entry.bytes.get(at + 32..at + length)?));
+        at += length;
+    }
+    Some(found)
+}
+
+/// Conditions on devices, which all entries have in the same form.
+fn of_devices(layout: &Layout, bytes: &[u8], inverted: u8) -> Option<Vec<Match>> {
     let mut found = Vec::new();
     for (at, bit, incoming) in [(layout.in_name, 0x01, true), (layout.in_name + 16, 0x02, false)] {
         let mask = bytes.get(at + 32..at + 48)?;
@@ -250,45 +302,68 @@ fn conditions(family: Family, layout: &Layout, entry: &Entry<'_>) -> Option<Vec<
             let name = bytes.get(at..at + length)?;
             let open = !name.contains(&0);
             let pattern = Pattern { name: wire::bytes_of_name(name), open };
-            found.push(if incoming {
-                Match::In(vec![pattern], sense(bit))
-            } else {
-                Match::Out(vec![pattern], sense(bit))
-            });
+            let sense = sense(inverted, bit);
+            found.push(if incoming { Match::In(vec![pattern], sense) } else { Match::Out(vec![pattern], sense) });
         }
     }
+    Some(found)
+}
+
+/// Conditions on addresses and protocols (`struct ipt_ip`, `struct ip6t_ip6`).
+fn of_ip(family: Family, bytes: &[u8]) -> Option<Vec<Match>> {
+    let (length, protocol_at, inverted_at) = match family {
+        Family::V4 => (4, 80, 83),
+        Family::V6 => (16, 128, 132),
+    };
+    let inverted = *bytes.get(inverted_at)?;
+    let mut found = Vec::new();
     for (place, bit) in [(0, 0x08), (1, 0x10)] {
-        let address = bytes.get(place * layout.address..(place + 1) * layout.address)?;
-        let mask = bytes.get((place + 2) * layout.address..(place + 3) * layout.address)?;
+        let address = bytes.get(place * length..(place + 1) * length)?;
+        let mask = bytes.get((place + 2) * length..(place + 3) * length)?;
         if mask.iter().all(|byte| *byte == 0) {
             continue;
         }
         found.push(match (network(family, address, mask), place) {
-            (Some(net), 0) => Match::Source(net.into(), sense(bit)),
-            (Some(net), _) => Match::Destination(net.into(), sense(bit)),
+            (Some(net), 0) => Match::Source(net.into(), sense(inverted, bit)),
+            (Some(net), _) => Match::Destination(net.into(), sense(inverted, bit)),
             (None, _) => Match::Other,
         });
     }
     // Only for IPv4: second and later fragments (`IPT_F_FRAG`).
-    if layout.len == V4.len && bytes.get(layout.flags).is_some_and(|flags| flags & 0x01 != 0) {
+    if family == Family::V4 && bytes.get(IPTABLES.layout.flags).is_some_and(|flags| flags & 0x01 != 0) {
         found.push(Match::Other);
     }
-    match u8::try_from(short(bytes, layout.protocol)) {
+    match u8::try_from(short(bytes, protocol_at)) {
         Ok(0) => {}
-        Ok(protocol) => found.push(Match::Protocol(vec![protocol], sense(0x40))),
+        Ok(protocol) => found.push(Match::Protocol(vec![protocol], sense(inverted, 0x40))),
         Err(_) => found.push(Match::Other),
     }
-    // Matches of modules.
-    let mut at = layout.len;
-    let end = short(bytes, layout.target_offset);
-    while at < end {
-        let length = short(bytes, at);
-        if length < 32 {
-            return None;
+    Some(found)
+}
+
+/// Conditions on the content of an ARP message (`struct arpt_arp`). arptables always writes those that hold for each message
+/// on Ethernet: 6 bytes of address, hardware type 1.
+fn of_arp(bytes: &[u8]) -> Option<Vec<Match>> {
+    const INVERTED: usize = 0x3fc;
+    const OPERATION: usize = 0x40;
+    let inverted = short(bytes, 160) & INVERTED;
+    let is_any = |from: usize, to: usize| Some(bytes.get(from..to)?.iter().all(|byte| *byte == 0));
+    // Masks of both IP addresses, and of both Ethernet addresses.
+    let any_address = is_any(8, 16)? && is_any(34, 50)? && is_any(66, 82)?;
+    let field = |at: usize| Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
+    let usual = |at: usize, value: u16| Some(field(at + 2)? == 0 || field(at)? == value);
+    let any_header = (*bytes.get(17)? == 0 || *bytes.get(16)? == 6) && usual(86, 1)? && usual(90, ethertype::IPV4)?;
+    let mut found = Vec::new();
+    if !any_address || !any_header || inverted & !OPERATION != 0 {
+        found.push(Match::Other);
+    }
+    match field(84)? {
+        0 => {}
+        u16::MAX => {
+            let sense = if inverted & OPERATION == 0 { Sense::Is } else { Sense::IsNot };
+            found.push(Match::ArpOperation(vec![field(82)?], sense));
         }
-        let (name, revision) = (name_at(bytes, at + 2, 29)?, *bytes.get(at + 31)?);
-        found.extend(matches::conditions(&name, revision.into(), bytes.get(at + 32..at + length)?));
-        at += length;
+        _ => found.push(Match::Other),
     }
     Some(found)
 }

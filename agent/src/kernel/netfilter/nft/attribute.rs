@@ -15,6 +15,7 @@ pub(super) const HEADER_LEN: usize = 4;
 
 pub(super) const FAMILY_INET: u8 = 1;
 pub(super) const FAMILY_IPV4: u8 = 2;
+pub(super) const FAMILY_ARP: u8 = 3;
 pub(super) const FAMILY_NETDEV: u8 = 5;
 pub(super) const FAMILY_BRIDGE: u8 = 7;
 pub(super) const FAMILY_IPV6: u8 = 10;
@@ -37,7 +38,7 @@ pub(super) fn family(payload: &[u8]) -> Option<(&'static str, Scope)> {
         FAMILY_INET => Some(("inet", Scope::Both)),
         FAMILY_NETDEV => Some(("netdev", Scope::Devices(Vec::new()))),
         FAMILY_BRIDGE => Some(("bridge", Scope::Bridge)),
-        // ARP: nothing that is routed.
+        FAMILY_ARP => Some(("arp", Scope::Arp)),
         _ => None,
     }
 }

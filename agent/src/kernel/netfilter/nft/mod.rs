@@ -130,10 +130,10 @@ fn read_chain(payload: &[u8]) -> Option<Chain> {
     let hook_is = match (at, family) {
         (Some(0), "netdev") | (Some(5), "inet") => Some(Hook::Ingress),
         (Some(1), "netdev") => Some(Hook::Egress),
+        (Some(1), "arp") | (Some(3), _) => Some(Hook::Output),
+        (Some(0), "arp") | (Some(1), _) => Some(Hook::Input),
         (Some(0), _) => Some(Hook::Prerouting),
-        (Some(1), _) => Some(Hook::Input),
         (Some(2), _) => Some(Hook::Forward),
-        (Some(3), _) => Some(Hook::Output),
         (Some(4), _) => Some(Hook::Postrouting),
         _ => None,
     };

@@ -5,7 +5,7 @@ use crate::{
     kernel::wire,
     objects::{
         Family,
-        firewall::{Match, Pattern, Sense, state},
+        firewall::{ICMPV6, Match, Pattern, Sense, ethertype, state},
     },
 };
 use cps_peering_config::net::InterfaceName;
@@ -15,6 +15,8 @@ use std::{
     net::{Ipv4Addr, Ipv6Addr},
 };
 
+/// How ARP messages on Ethernet begin (RFC 826): hardware, protocol, lengths of both addresses.
+static ARP_HEADER: [u8; 6] = [0, 1, 8, 0, 6, 4];
 /// `IPS_DST_NAT`.
 const DESTINATION_CHANGED: u32 = 1 << 5;
 
@@ -26,10 +28,18 @@ pub(super) enum Loaded {
     InIndex,
     OutIndex,
     Family,
+    /// The type of a device (`ARPHRD_*`).
+    DeviceType,
     /// The ethertype.
     Ethertype,
     /// The protocol behind the IP header.
     Protocol,
+    /// The type of an `ICMPv6` message.
+    IcmpType,
+    /// The operation of an ARP message.
+    ArpOperation,
+    /// A part of an ARP message that is the same in all of them on Ethernet.
+    ArpHeader(&'static [u8]),
     /// The destination port.
     DestinationPort,
     /// The source port and the destination port.
@@ -54,15 +64,22 @@ impl Loaded {
             Loaded::InIndex => Some(Match::In(by_index()?, sense)),
             Loaded::OutIndex => Some(Match::Out(by_index()?, sense)),
             Loaded::Family => match *value.first()? {
-                FAMILY_IPV4 => Some(Match::Family(vec![Family::V4], sense)),
-                FAMILY_IPV6 => Some(Match::Family(vec![Family::V6], sense)),
+                FAMILY_IPV4 => Some(Match::Ethertype(vec![ethertype::IPV4], sense)),
+                FAMILY_IPV6 => Some(Match::Ethertype(vec![ethertype::IPV6], sense)),
                 _ => None,
             },
-            Loaded::Ethertype => match u16::from_be_bytes(value.try_into().ok()?) {
-                0x0800 => Some(Match::Family(vec![Family::V4], sense)),
-                0x86dd => Some(Match::Family(vec![Family::V6], sense)),
+            // `ARPHRD_ETHER`
+            Loaded::DeviceType if u16::from_ne_bytes(value.try_into().ok()?) == 1 => Some(Match::Ethernet(sense)),
+            Loaded::Ethertype => Some(Match::Ethertype(vec![u16::from_be_bytes(value.try_into().ok()?)], sense)),
+            Loaded::IcmpType => match value {
+                [kind] => Some(Match::IcmpType(vec![*kind], sense)),
                 _ => None,
             },
+            Loaded::ArpOperation => Some(Match::ArpOperation(vec![u16::from_be_bytes(value.try_into().ok()?)], sense)),
+            Loaded::ArpHeader(always) => {
+                let holds = (value == *always) == (sense == Sense::Is);
+                Some(Match::Ethertype(vec![ethertype::ARP], if holds { Sense::Is } else { Sense::IsNot }))
+            }
             Loaded::Protocol => match value {
                 [protocol] => Some(Match::Protocol(vec![*protocol], sense)),
                 _ => None,
@@ -71,7 +88,7 @@ impl Loaded {
                 let port = u16::from_be_bytes(value.try_into().ok()?);
                 Some(Match::DestinationPort(vec![port..=port], sense))
             }
-            Loaded::Ports => None,
+            Loaded::DeviceType | Loaded::Ports => None,
             // Only this bit: the destination address of the connection was changed.
             Loaded::Status(mask) => match (*mask == Some(DESTINATION_CHANGED), value, sense) {
                 (true, [0, 0, 0, 0], Sense::IsNot) => Some(Match::State(state::DNAT, Sense::Is)),
@@ -103,11 +120,23 @@ pub(super) fn field(family: &str, matches: &[Match], at: [Option<u32>; 3]) -> Op
     let v4 = match family {
         "ip" => true,
         "ip6" => false,
+        "arp" => {
+            return match at {
+                [Some(1), Some(6), Some(2)] => Some(Loaded::ArpOperation),
+                [Some(1), Some(from), Some(length)] => {
+                    let to = from.checked_add(length)?;
+                    Some(Loaded::ArpHeader(ARP_HEADER.get(from as usize..to as usize)?))
+                }
+                _ => None,
+            };
+        }
         // In tables of both families, a rule about addresses matches on the family first.
-        _ => matches.contains(&Match::Family(vec![Family::V4], Sense::Is)),
+        _ => matches.contains(&Match::Ethertype(vec![ethertype::IPV4], Sense::Is)),
     };
+    let is_icmpv6 = || matches.contains(&Match::Protocol(vec![ICMPV6], Sense::Is));
     match (at, v4) {
-        ([Some(0), Some(12), Some(2)], _) if family == "bridge" => Some(Loaded::Ethertype),
+        ([Some(0), Some(12), Some(2)], _) if matches!(family, "bridge" | "netdev") => Some(Loaded::Ethertype),
+        ([Some(2), Some(0), Some(1)], _) if is_icmpv6() => Some(Loaded::IcmpType),
         // It only counts behind a comparison of the protocol, which has ports there.
         ([Some(2), Some(2), Some(2)], _) => Some(Loaded::DestinationPort),
         ([Some(2), Some(0), Some(4)], _) => Some(Loaded::Ports),
@@ -127,6 +156,7 @@ pub(super) fn meta(key: Option<u32>) -> Option<Loaded> {
         5 => Loaded::OutIndex,
         6 => Loaded::InName,
         7 => Loaded::OutName,
+        8 | 9 => Loaded::DeviceType,
         15 => Loaded::Family,
         16 => Loaded::Protocol,
         _ => return None,

@@ -5,8 +5,8 @@
 
 use super::{
     attribute::{
-        EXPRESSION_NAME, FAMILY_BRIDGE, FAMILY_INET, FAMILY_IPV4, FAMILY_IPV6, FAMILY_NETDEV, HEADER_LEN, SUBSYSTEM,
-        family, find, number, read_verdict,
+        EXPRESSION_NAME, FAMILY_ARP, FAMILY_BRIDGE, FAMILY_INET, FAMILY_IPV4, FAMILY_IPV6, FAMILY_NETDEV, HEADER_LEN,
+        SUBSYSTEM, family, find, number, read_verdict,
     },
     registers::{Loaded, device},
 };
@@ -18,7 +18,7 @@ use crate::{
     },
     objects::{
         Family,
-        firewall::{Match, Networks, Pattern, Sense, Verdict},
+        firewall::{Match, Networks, Pattern, Sense, Verdict, ethertype},
     },
 };
 use cps_peering_config::net::InterfaceName;
@@ -216,6 +216,7 @@ fn elements(
             "ip6" => FAMILY_IPV6,
             "inet" => FAMILY_INET,
             "bridge" => FAMILY_BRIDGE,
+            "arp" => FAMILY_ARP,
             _ => FAMILY_NETDEV,
         };
         body.extend([number, 0, 0, 0]);
@@ -336,7 +337,7 @@ impl Set {
 
     fn one_of(&self, elements: &[&Element], loaded: &Loaded, names: &Names, sense: Sense) -> Option<Match> {
         let length = match loaded {
-            Loaded::Protocol | Loaded::Family => 1,
+            Loaded::Protocol | Loaded::Family | Loaded::IcmpType => 1,
             Loaded::Ethertype | Loaded::DestinationPort => 2,
             // These two are in host byte order, which has no ranges.
             Loaded::State(None) | Loaded::InIndex | Loaded::OutIndex if !self.intervals => 4,
@@ -351,16 +352,22 @@ impl Set {
             return None;
         }
         let has = |key: &[u8]| elements.iter().any(|element| *element.first <= *key && *key <= *element.last);
-        let families = |keys: [(&[u8], Family); 2]| {
-            Match::Family(keys.into_iter().filter(|(key, _)| has(key)).map(|(_, family)| family).collect(), sense)
-        };
+        let bytes = || (0..=u8::MAX).filter(|byte| has(&[*byte])).collect();
         let words = || elements.iter().filter_map(|element| element.word());
         let by_index = || words().filter_map(|index| device(names, index)).collect();
         let by_name = || elements.iter().map(|element| element.name()).collect::<Option<_>>();
         Some(match loaded {
-            Loaded::Family => families([(&[FAMILY_IPV4], Family::V4), (&[FAMILY_IPV6], Family::V6)]),
-            Loaded::Ethertype => families([(&[0x08, 0x00], Family::V4), (&[0x86, 0xdd], Family::V6)]),
-            Loaded::Protocol => Match::Protocol((0..=u8::MAX).filter(|protocol| has(&[*protocol])).collect(), sense),
+            Loaded::Family => {
+                let families = [(FAMILY_IPV4, ethertype::IPV4), (FAMILY_IPV6, ethertype::IPV6)];
+                let those = families.into_iter().filter(|(family, _)| has(&[*family]));
+                Match::Ethertype(those.map(|(_, ethertype)| ethertype).collect(), sense)
+            }
+            Loaded::Ethertype => {
+                let those = ethertype::ALL.into_iter().filter(|ethertype| has(&ethertype.to_be_bytes()));
+                Match::Ethertype(those.collect(), sense)
+            }
+            Loaded::Protocol => Match::Protocol(bytes(), sense),
+            Loaded::IcmpType => Match::IcmpType(bytes(), sense),
             Loaded::DestinationPort => {
                 let ports = elements.iter().map(|element| element.ports()).collect::<Option<_>>()?;
                 Match::DestinationPort(ports, sense)
@@ -375,7 +382,9 @@ impl Set {
             Loaded::OutName => Match::Out(by_name()?, sense),
             Loaded::Source(family, _) => Match::Source(networks(*family, elements)?, sense),
             Loaded::Destination(family, _) => Match::Destination(networks(*family, elements)?, sense),
-            Loaded::Ports | Loaded::Status(_) => return None,
+            Loaded::Ports | Loaded::Status(_) | Loaded::DeviceType | Loaded::ArpOperation | Loaded::ArpHeader(_) => {
+                return None;
+            }
         })
     }
 }
@@ -397,9 +406,9 @@ pub(super) fn values(condition: &Match) -> usize {
     match condition {
         Match::In(patterns, _) | Match::Out(patterns, _) => patterns.len(),
         Match::Source(networks, _) | Match::Destination(networks, _) => networks.len(),
-        Match::Protocol(protocols, _) => protocols.len(),
+        Match::Protocol(numbers, _) | Match::IcmpType(numbers, _) => numbers.len(),
         Match::DestinationPort(ports, _) => ports.len(),
-        Match::Family(..) | Match::State(..) | Match::Other => 1,
+        Match::Ethernet(_) | Match::Ethertype(..) | Match::ArpOperation(..) | Match::State(..) | Match::Other => 1,
     }
 }
 

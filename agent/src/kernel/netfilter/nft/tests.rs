@@ -3,7 +3,7 @@ use crate::{
     diff::{Beneath, Flow, touched_by},
     objects::{
         Effect, Family,
-        firewall::{Match, Networks, Sense, Verdict, state},
+        firewall::{Match, Networks, Sense, Verdict, ethertype, state},
     },
 };
 use ipnet::IpNet;
@@ -92,7 +92,7 @@ fn rules_read_as_they_were_written() {
     let forward = chain(&firewall, "forward");
     assert_eq!((forward.hook, forward.drops, &forward.scope), (Some(Hook::Forward), true, &Scope::Both));
     let net = |text: &str| text.parse::<IpNet>().unwrap().into();
-    let v4 = Match::Family(vec![Family::V4], Sense::Is);
+    let v4 = Match::Ethertype(vec![ethertype::IPV4], Sense::Is);
     let rules: Vec<(Vec<Match>, Verdict)> =
         forward.rules.iter().map(|rule| (rule.matches.clone(), rule.verdict.clone())).collect();
     let expected = [
@@ -114,7 +114,7 @@ fn rules_read_as_they_were_written() {
             Verdict::Jump("user".into()),
         ),
         (
-            vec![Match::Family(vec![Family::V6], Sense::Is), Match::Source(net("fd00:1::/48"), Sense::Is)],
+            vec![Match::Ethertype(vec![ethertype::IPV6], Sense::Is), Match::Source(net("fd00:1::/48"), Sense::Is)],
             Verdict::Goto("user".into()),
         ),
     ];
@@ -227,7 +227,7 @@ fn what_is_in_sets_and_maps_of_verdicts_is_read() {
         }",
     );
     let drop = || Verdict::Drop("drop".into());
-    let (v4, v6) = (Match::Family(vec![Family::V4], Is), Match::Family(vec![Family::V6], Is));
+    let (v4, v6) = (Match::Ethertype(vec![ethertype::IPV4], Is), Match::Ethertype(vec![ethertype::IPV6], Is));
     let (udp, tcp) = (Match::Protocol(vec![17], Is), Match::Protocol(vec![6], Is));
     let named = |names: &[&str]| names.iter().map(|name| pattern(name, false)).collect::<Vec<_>>();
     let expected = [
@@ -245,7 +245,7 @@ fn what_is_in_sets_and_maps_of_verdicts_is_read() {
         (vec![v4.clone(), Match::Source(networks(&[]), Is)], drop()),
         (vec![v4.clone(), Match::Source(networks(&["192.0.2.9/32"]), Is)], drop()),
         (vec![Match::Protocol(vec![1, 58], Is)], Accept),
-        (vec![Match::Family(vec![Family::V4, Family::V6], Is)], Accept),
+        (vec![Match::Ethertype(vec![ethertype::IPV4, ethertype::IPV6], Is)], Accept),
         (vec![Match::In(vec![pattern("docker", true), pattern("lo", false)], Is)], Accept),
         (vec![Match::Out(named(&["eth0", "eth1"]), IsNot)], Accept),
         (vec![Match::In(named(&["lo"]), Is)], Accept),
@@ -471,7 +471,7 @@ fn rules_of_bridges_read_as_they_were_written() {
         (input.family, input.hook, input.drops, &input.scope),
         ("bridge", Some(Hook::Input), true, &Scope::Bridge)
     );
-    let family = |family| Match::Family(vec![family], Sense::Is);
+    let family = |family: Family| Match::Ethertype(vec![family.ethertype()], Sense::Is);
     let from = |name: &str, open| Match::In(vec![pattern(name, open)], Sense::Is);
     let source = Match::Source("10.1.0.0/16".parse::<IpNet>().unwrap().into(), Sense::Is);
     let rules = rules_in(&firewall, "input");
@@ -479,4 +479,51 @@ fn rules_of_bridges_read_as_they_were_written() {
     assert_eq!(rules[1].0, [from("tap1", false), family(Family::V6)]);
     assert!(rules[2].0.contains(&Match::DestinationPort(vec![4789..=4789], Sense::Is)), "{:?}", rules[2]);
     assert_eq!(rules[3].0, [Match::Other]);
+}
+
+/// arptables writes conditions that hold for each message on Ethernet.
+#[test]
+fn rules_about_arp_and_neighbour_discovery_are_read() {
+    let firewall = read_back(
+        &["nft", "-f", "-"],
+        "table arp filter {
+            chain input {
+                type filter hook input priority 0; policy drop;
+                iifname \"eth1\" arp htype 1 arp hlen 6 arp plen 4 arp ptype 0x0800 accept
+                arp hlen != 6 drop
+                arp operation request drop
+                arp saddr ip 10.1.0.2 drop
+            }
+            chain output { type filter hook output priority 0; }
+        }
+        table netdev raw { chain early { type filter hook ingress device lo priority 0; ether type arp drop; ether type { arp, ip } drop; }; }
+        table inet filter {
+            chain types {
+                icmpv6 type nd-neighbor-solicit accept
+                icmpv6 type { echo-request, nd-neighbor-advert } accept
+            }
+        }",
+    );
+    let matches = |name: &str| -> Vec<Vec<Match>> {
+        chain(&firewall, name).rules.iter().map(|rule| rule.matches.clone()).collect()
+    };
+    let arp = |sense| Match::Ethertype(vec![ethertype::ARP], sense);
+    let input = chain(&firewall, "input");
+    assert_eq!((&input.scope, input.hook, input.drops), (&Scope::Arp, Some(Hook::Input), true));
+    assert_eq!(chain(&firewall, "output").hook, Some(Hook::Output));
+    let rules = matches("input");
+    assert_eq!(rules[0][0], Match::In(vec![pattern("eth1", false)], Sense::Is));
+    assert!(rules[0][1..].iter().all(|one| *one == arp(Sense::Is)), "{:?}", rules[0]);
+    assert_eq!(rules[1], [arp(Sense::IsNot)]);
+    assert_eq!(rules[2], [Match::ArpOperation(vec![1], Sense::Is)]);
+    assert!(rules[3].contains(&Match::Other), "{:?}", rules[3]);
+    let early = matches("early");
+    let ether = Match::Ethernet(Sense::Is);
+    let both = Match::Ethertype(vec![ethertype::IPV4, ethertype::ARP], Sense::Is);
+    assert_eq!(early, [vec![ether.clone(), arp(Sense::Is)], vec![ether, both]]);
+    let icmp = |types: &[u8]| {
+        let family = Match::Ethertype(vec![ethertype::IPV6], Sense::Is);
+        vec![family, Match::Protocol(vec![58], Sense::Is), Match::IcmpType(types.to_vec(), Sense::Is)]
+    };
+    assert_eq!(matches("types"), [icmp(&[135]), icmp(&[128, 136])]);
 }
