@@ -124,7 +124,8 @@ fn addresses(survey: &Survey<'_>, phases: &mut Phases) {
     let (desired, observed) = (survey.desired, survey.observed);
     for address in &desired.addresses {
         let there = observed.addresses.contains_key(address) && !survey.rebound.contains(&address.device);
-        if !there && survey.kept(&address.device).is_some() {
+        let possible = address.net.addr().is_ipv4() || !survey.is_too_small_for_ipv6(&address.device);
+        if !there && possible && survey.kept(&address.device).is_some() {
             phases.push(Phase::Addresses, Operation::AddAddress(*address));
         }
     }

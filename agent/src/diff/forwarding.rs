@@ -123,6 +123,11 @@ fn routes(survey: &Survey<'_>, nexthops: &Nexthops, phases: &mut Phases) -> bool
     let ipv4_mtus = desired.ipv4_mtus();
     // A conflict with a VRF removes routes that forward, and never those that keep packets in its table.
     let wanted = |route: DesiredRoute| {
+        if let (RouteTo::Device(port), IpNet::V6(_)) = (route.to, route.key.prefix)
+            && survey.is_too_small_for_ipv6(&port)
+        {
+            return None;
+        }
         let via = resolve(route.to).filter(|via| !blocked(route.key.table) || *via == Via::Unreachable)?;
         Some(KernelRoute::new(&route, via, &ipv4_mtus))
     };

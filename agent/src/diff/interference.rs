@@ -5,6 +5,7 @@
 
 use super::{Interference, InterferenceKind, firewall, survey::Survey};
 use crate::{
+    compile::IPV6_MIN_MTU,
     objects::{Address, DesiredRoute, Effect, Fate, ForeignRoute, Link, NeighbourEntry, RouteTo, is_link_local},
     ownership,
 };
@@ -25,6 +26,9 @@ pub(super) fn find(survey: &Survey<'_>) -> Vec<Interference> {
     found.extend(arp_ignored(survey));
     for (name, link, port) in devices(survey) {
         attributes(*name, link, port, &mut found);
+        if port && survey.is_too_small_for_ipv6(name) {
+            found.extend(too_small(survey, *name, link.mtu));
+        }
         filters(survey, name, &mut found);
         for qdisc in survey.observed.foreign.qdiscs.get(name).into_iter().flatten() {
             // Where there is a limit, our shaper replaces whatever is there.
@@ -166,6 +170,18 @@ fn attributes(name: InterfaceName, link: &Link, port: bool, found: &mut Vec<Inte
     }
 }
 
+/// A port without IPv6 that should have it.
+fn too_small(survey: &Survey<'_>, port: InterfaceName, mtu: u32) -> Option<Interference> {
+    let is_ipv6 = |route: &DesiredRoute| route.to == RouteTo::Device(port) && matches!(route.key.prefix, IpNet::V6(_));
+    let first = Address { device: port, net: IpNet::V4(Ipv4Net::default()) };
+    let mut own = survey.desired.addresses.range(first..).take_while(|address| address.device == port);
+    let needed = own.any(|address| address.net.addr().is_ipv6()) || survey.desired.local.iter().any(is_ipv6);
+    let reason =
+        format!("is less than the {IPV6_MIN_MTU} bytes of IPv6, which the kernel switches off there: increase it");
+    let (kind, object) = (InterferenceKind::Mtu, format!("MTU {mtu} of {port}"));
+    needed.then(|| Interference { kind, ..may_drop(Some(port), object, reason) })
+}
+
 /// A value of `net.ipv4.conf.all.arp_ignore` that keeps servers from resolving their gateway. The setting is host-wide and
 /// may be needed elsewhere, so it is reported and not changed.
 fn arp_ignored(survey: &Survey<'_>) -> Option<Interference> {
@@ -241,7 +257,7 @@ mod tests {
         compile::{UnderlayParams, compile},
         dirty_set::DirtySet,
         kernel::memory,
-        objects::{LinkKind, Observed},
+        objects::{LinkKind, Observed, Operation},
         ownership::{DeviceName, GROUP, table},
     };
     use cps_peering_config::{HostConfig, ValidHostConfig};
@@ -268,6 +284,32 @@ mod tests {
         assert_eq!(found("10.1.0.128/25", 2), []);
         assert_eq!(found("10.1.7.0/24", 2), [(InterferenceKind::ArpIgnore, Effect::MayDrop)]);
         assert_eq!(found("10.1.0.0/24", 8), [(InterferenceKind::ArpIgnore, Effect::DropsAll)]);
+    }
+
+    #[test]
+    fn a_port_whose_mtu_is_too_small_for_ipv6_is_reported_once() {
+        let found = |gateway: &str, mtu: u32| {
+            let config = format!(
+                r#"{{ "revision": {{ "epoch": 1, "number": 1 }}, "host": "h1", "underlay": "192.0.2.1", "vrfs": {{ "vpc-a": {{ "vni": 1,
+                    "ports": {{ "eth1": {{ "gateways": [{gateway}], "prefixes": ["10.1.0.0/24"] }} }} }} }} }}"#
+            );
+            let config: HostConfig = serde_json::from_str(&config).unwrap();
+            let config: ValidHostConfig = config.try_into().unwrap();
+            let params = UnderlayParams { vxlan_port: 4789, underlay_mtu: 1500 };
+            let desired = compile(&config, params, &DirtySet::Everything);
+            let vni = 1.try_into().unwrap();
+            let vrf = Link { kind: LinkKind::Vrf(table(vni)), group: GROUP, ..memory::plain_link(1) };
+            let port = Link { master: Some(1), mtu, ..memory::plain_link(2) };
+            let links = BTreeMap::from([(DeviceName::vrf(vni), vrf), ("eth1".parse().unwrap(), port)]);
+            let plan = crate::diff::diff(&desired, &Observed { links, ..Observed::default() });
+            let interference = plan.interference.into_iter().map(|it| it.object).collect::<Vec<_>>();
+            let adds = plan.operations.iter().filter(|it| matches!(it, Operation::AddAddress(_))).count();
+            (interference, adds)
+        };
+        let (v4, both) = (r#""10.1.0.1/24""#, r#""10.1.0.1/24", "fd00:1::1/64""#);
+        assert_eq!(found(both, 1280), (vec![], 2));
+        assert_eq!(found(both, 1279), (vec!["MTU 1279 of eth1".to_owned()], 1));
+        assert_eq!(found(v4, 1000), (vec![], 1), "IPv4 goes on");
     }
 
     /// Two ports, the second on top of the first, and one more device on the first.

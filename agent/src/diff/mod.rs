@@ -132,6 +132,8 @@ pub enum InterferenceKind {
     Stacked,
     /// A port is kept down.
     Protodown,
+    /// A port has an MTU that is too small for IPv6.
+    Mtu,
     /// A port resolves no neighbours, and answers no ARP request.
     NoArp,
     /// A host-wide setting that keeps the host from answering some or all ARP requests.

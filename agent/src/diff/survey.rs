@@ -2,6 +2,7 @@
 
 use super::Conflict;
 use crate::{
+    compile::IPV6_MIN_MTU,
     objects::{Address, Desired, Ingress, Link, LinkKind, Observed, VxlanDevice, is_link_local},
     ownership::{self, DeviceName, Role},
     ports,
@@ -79,6 +80,11 @@ impl<'a> Survey<'a> {
     /// A device of ours, or a port, that exists and stays.
     pub(super) fn kept(&self, name: &InterfaceName) -> Option<&'a Link> {
         if self.recreated.contains(name) || self.blocked.contains(name) { None } else { self.observed.links.get(name) }
+    }
+
+    /// Whether the kernel has no IPv6 on a device because of its MTU (RFC 8200 section 5).
+    pub(super) fn is_too_small_for_ipv6(&self, name: &InterfaceName) -> bool {
+        self.observed.links.get(name).is_some_and(|link| link.mtu < IPV6_MIN_MTU)
     }
 
     /// The VRF of ours that the device is enslaved to.

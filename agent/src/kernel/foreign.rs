@@ -428,6 +428,7 @@ mod tests {
             (route::RTN_LOCAL, "10.1.0.0/24", 3),
             (route::RTN_LOCAL, "10.1.0.1/32", 4),
             (route::RTN_BROADCAST, "10.1.0.7/32", 3),
+            (route::RTN_BROADCAST, "10.1.0.0/24", 3),
             (route::RTN_ANYCAST, "fd00:2::/128", 3),
             (route::RTN_MULTICAST, "fd00:2::2/128", 3),
         ] {

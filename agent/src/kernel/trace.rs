@@ -110,7 +110,7 @@ impl Neighbour {
 
     /// Whether it is a static entry.
     pub fn is_permanent(self) -> bool {
-        self.state & neighbour::NUD_PERMANENT != 0
+        self.state & (neighbour::NUD_PERMANENT | neighbour::NUD_NOARP) != 0
     }
 }
 

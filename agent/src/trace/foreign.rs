@@ -48,16 +48,18 @@ impl Findings<'_> {
     /// Interference with one device, or by a rule or a setting. Packet filters are evaluated for the path's own packets.
     pub(super) fn interference(&mut self, it: &Interference) {
         match it.kind {
-            InterferenceKind::Firewall => return,
+            // What is entered for the server is found by looking it up.
+            InterferenceKind::Firewall | InterferenceKind::Neighbour => return,
             InterferenceKind::Rule => return self.rule_ahead(it),
             InterferenceKind::ArpIgnore => return self.arp_ignored(it),
-            InterferenceKind::Neighbour => return self.neighbour(it),
             _ => {}
         }
         let Some(of) = it.device.as_ref().and_then(|device| self.check_of_device(device)) else { return };
         // What a gateway address sends and receives does not pass its port.
         let passes_port = !self.seen.end.is_gateway;
         let (way, check, verdict) = match (it.kind, of) {
+            (InterferenceKind::Mtu, _) if self.seen.query.local.is_ipv4() => return,
+            (InterferenceKind::Mtu, _) => (Way::Both, of, Verdict::Stops),
             (InterferenceKind::Address, check::PORT) => (Way::Sent, check::GATEWAY, Verdict::Differs),
             (InterferenceKind::Address, _) => (Way::Both, of, Verdict::Differs),
             (InterferenceKind::Protodown, _) => (Way::Both, of, verdict_of(it.effect)),
@@ -94,18 +96,6 @@ impl Findings<'_> {
         if self.seen.query.local.is_ipv4() && !self.seen.end.is_gateway {
             let seen = (self.seen.observed.arp_ignore.to_string(), Some("0".to_owned()));
             self.add(Way::Sent, check::PORT, Verdict::Unknown, &it.object, seen, &it.reason);
-        }
-    }
-
-    /// An entry for the server of this path: whether it is right is unknown.
-    fn neighbour(&mut self, it: &Interference) {
-        let (port, server) = (self.seen.end.port, self.seen.query.local);
-        let mut entered = self.seen.observed.foreign.neighbours.iter();
-        let concerns =
-            entered.any(|entry| entry.device == port && entry.address == server && it.object == entry.to_string());
-        if concerns && !self.seen.end.is_gateway {
-            let seen = (it.object.clone(), Some("not there".to_owned()));
-            self.add(Way::Arriving, check::NEIGHBOUR, Verdict::Unknown, &it.object, seen, &it.reason);
         }
     }
 

@@ -326,6 +326,25 @@ fn what_may_drop_packets_is_unknown_and_what_drops_all_stops_them() {
     assert_eq!(rules(rule(vec![out("eth1")])), [none(), stops(check::FIREWALL)]);
     assert_eq!(rules(rule(vec![out("eth2")])), [none(), none()], "another port of the VPC");
     assert_eq!(rules(rule(vec![Match::Other])), [unknown(check::FIREWALL), unknown(check::FIREWALL)], "of one port");
+    let arp = |drops: bool, rules: Vec<FilterRule>| {
+        let chain = Chain {
+            backend: Backend::Nftables,
+            scope: Scope::Arp,
+            family: "arp",
+            table: "filter".into(),
+            name: "input".into(),
+            hook: Some(Hook::Input),
+            drops,
+            rules,
+        };
+        bench.wrong(|it| it.observed.firewall = Firewall { chains: vec![chain], ..Firewall::default() })
+    };
+    let both = [unknown(check::FIREWALL), unknown(check::FIREWALL)];
+    assert_eq!(arp(true, vec![]), both, "whoever is resolved can still be reached");
+    assert_eq!(
+        arp(false, rule(vec![Match::In(vec![Pattern { name: "eth2".into(), open: false }], Sense::Is)])),
+        [none(), none()]
+    );
     let unread = bench.wrong(|it| it.observed.firewall.unread.push("nft: Operation not permitted".into()));
     assert_eq!(unread, [unknown(check::FIREWALL), unknown(check::FIREWALL)]);
     let xdp = |device: &'static str| bench.wrong(|it| it.link(device).xdp = Some(7));

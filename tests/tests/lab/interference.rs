@@ -189,6 +189,7 @@ fn routes_and_addresses_of_others_in_a_vpc_are_named() -> Result<()> {
                 "ip neigh del proxy fd00:1::2 dev eth1; ip link set eth1 alias looked-again",
                 "neighbour proxy fd00:1::2 dev eth1",
             ),
+            ("ip link set eth1 mtu 1000", "ip link set eth1 mtu 1500", "MTU 1000 of eth1"),
             ("ip addr add 10.1.0.9/8 dev eth1", "ip addr del 10.1.0.9/8 dev eth1", "address 10.1.0.9/8 dev eth1"),
             (
                 "ip addr add 2001:db8::9/64 dev eth1 nodad",
