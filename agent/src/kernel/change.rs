@@ -11,7 +11,7 @@ use super::{
     sysctl, tc,
     uapi::{flag, link, route, rtm},
     underlay::Keeper,
-    wire::{Batch, put_name, u32_at},
+    wire::{Batch, put, put_name, u32_at},
 };
 use crate::{
     objects::{FilterHandle, IngressFilter, LinkChange, Operation, VrfDevice, VxlanDevice},
@@ -173,7 +173,14 @@ impl<'a> Changer<'a> {
             }
             Operation::ReplaceRoute(route) => {
                 let flags = flag::CREATE | flag::REPLACE;
-                self.queue(place, rtm::NEW_ROUTE, flags, |body| put_route(body, route, scope(route)))
+                self.queue(place, rtm::NEW_ROUTE, flags, |body| {
+                    put_route(body, route, scope(route));
+                    // For a route through a next hop object without metrics the kernel takes over those of any similar one
+                    // (`fib_find_info_nh`), in particular of the one to be replaced. An empty list means none.
+                    if route.mtu == 0 {
+                        put(body, route::RTA_METRICS, &[]);
+                    }
+                })
             }
             Operation::RemoveRoute(route) => {
                 self.queue(place, rtm::DEL_ROUTE, 0, |body| put_route(body, route, route::RT_SCOPE_NOWHERE))

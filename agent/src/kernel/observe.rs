@@ -455,15 +455,24 @@ fn read_route(payload: &[u8], family: Family) -> Option<KernelRoute> {
         Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
     let (mut metric, mut device, mut nexthop, mut more, mut mtu) = (0, None, None, false, 0);
+    let mut altered = false;
     for (kind, value) in attributes(payload, route::HEADER_LEN) {
         match kind {
             route::RTA_DST => destination = address(value)?,
             route::RTA_TABLE => table = u32_at(value, 0)?,
-            // For IPv6 the metric is the device's.
-            route::RTA_METRICS if family == Family::V4 => {
-                let told = attributes(value, 0).find(|(kind, _)| *kind == route::RTAX_MTU);
-                mtu = told.and_then(|(_, value)| u32_at(value, 0)).unwrap_or_default();
+            route::RTA_METRICS => {
+                for (kind, value) in attributes(value, 0) {
+                    match kind {
+                        // For IPv6 the metric is the device's.
+                        route::RTAX_MTU if family == Family::V4 => mtu = u32_at(value, 0).unwrap_or(u32::MAX),
+                        // Then it applies instead of the device's, for forwarded packets as well.
+                        route::RTAX_LOCK => altered = true,
+                        _ => {}
+                    }
+                }
             }
+            // `struct rta_cacheinfo`: once it has expired, the kernel reports a route and ignores it.
+            route::RTA_CACHEINFO => altered |= u32_at(value, 8).is_some_and(|expires| expires != 0),
             route::RTA_PRIORITY => metric = u32_at(value, 0)?,
             route::RTA_OIF => device = u32_at(value, 0),
             route::RTA_NH_ID => nexthop = u32_at(value, 0),
@@ -473,6 +482,7 @@ fn read_route(payload: &[u8], family: Family) -> Option<KernelRoute> {
     }
     ownership::table_vni(table)?;
     let via = match (kind, nexthop, device) {
+        _ if altered => Via::Other,
         (route::RTN_UNREACHABLE, ..) => Via::Unreachable,
         (route::RTN_UNICAST, Some(id), _) => Via::Nexthop(id),
         (route::RTN_UNICAST, None, Some(index)) if !more => Via::Device(index),

@@ -170,8 +170,10 @@ pub(super) mod route {
     pub(in crate::kernel) const RTA_GATEWAY: u16 = 5;
     pub(in crate::kernel) const RTA_PRIORITY: u16 = 6;
     pub(in crate::kernel) const RTA_METRICS: u16 = 8;
+    pub(in crate::kernel) const RTAX_LOCK: u16 = 1;
     pub(in crate::kernel) const RTAX_MTU: u16 = 2;
     pub(in crate::kernel) const RTA_MULTIPATH: u16 = 9;
+    pub(in crate::kernel) const RTA_CACHEINFO: u16 = 12;
     pub(in crate::kernel) const RTA_TABLE: u16 = 15;
     pub(in crate::kernel) const RTA_VIA: u16 = 18;
     pub(in crate::kernel) const RTA_ENCAP_TYPE: u16 = 21;

@@ -36,6 +36,20 @@ fn routes_that_are_removed_or_led_astray_are_healed() -> Result<()> {
         ("an IPv4 route to another device", "ip route replace 10.2.1.0/24 dev eth1 table {table} proto 67"),
         ("an IPv4 route to nowhere", "ip route replace blackhole 10.2.1.0/24 table {table} proto 67"),
         ("an IPv6 route to another device", "ip -6 route replace fd00:2:0:1::/64 dev eth1 table {table} proto 67"),
+        // Without metrics the kernel would take over those of the route to be replaced.
+        (
+            "an IPv4 route with a small MTU",
+            "ip route replace 10.2.1.0/24 nhid {nexthop} table {table} proto 67 mtu lock 300",
+        ),
+        (
+            "an IPv6 route with a small MTU",
+            "ip -6 route replace fd00:2:0:1::/64 nhid {nexthop} table {table} proto 67 mtu lock 300",
+        ),
+        // Once it has expired, the kernel goes on to list it for half a minute.
+        (
+            "an IPv6 route that expires",
+            "ip -6 route replace fd00:2:0:1::/64 nhid {nexthop} table {table} proto 67 expires 600",
+        ),
         ("a backstop that lets pass", "ip route replace 10.2.0.0/16 dev eth1 table {table} metric 4278198272 proto 67"),
         ("a route too many", "ip route add 10.77.0.0/16 dev eth1 table {table} proto 67"),
         ("a second route of another metric", "ip route add 10.2.1.0/24 dev eth1 table {table} metric 9 proto 67"),
