@@ -238,6 +238,11 @@ impl Compiler<'_> {
                 Some(_) => intersection(&settings.prefixes, &side.peer_cidrs),
                 None => settings.prefixes.clone(),
             };
+            // Out of the port they would go as broadcasts: to all of the peer's servers at once (RFC 2644). A host
+            // where the port is not refuses them by itself.
+            for broadcast in broadcasts(&settings.gateways).filter(|it| reached.iter().any(|net| net.contains(it))) {
+                self.route(RouteKey::backstop(table, broadcast), RouteTo::Unreachable);
+            }
             for prefix in reached.into_iter().filter(|prefix| !gateways.contains(prefix)) {
                 self.route(RouteKey::unicast(table, prefix), RouteTo::Device(*port));
             }
@@ -294,6 +299,14 @@ impl Compiler<'_> {
         local.dedup_by_key(|route| route.key);
         self.desired
     }
+}
+
+/// The broadcast addresses of the gateways' subnets (RFC 3021: those of two addresses have none).
+fn broadcasts(gateways: &[IpNet]) -> impl Iterator<Item = IpNet> {
+    gateways.iter().filter_map(|gateway| match gateway {
+        IpNet::V4(net) if net.prefix_len() < 31 => Some(IpNet::from(IpAddr::from(net.broadcast()))),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
@@ -380,6 +393,8 @@ mod tests {
         assert_eq!(leads(10, "10.2.0.0/24").unwrap(), "eth2", "a peer on the same host is reached directly");
         assert_eq!(leads(10, "10.2.0.1/32").unwrap(), "cpsvrf11", "its gateway is the host's own, in the peer's VRF");
         assert_eq!(leads(11, "10.1.0.1/32").unwrap(), "cpsvrf10");
+        assert_eq!(leads(10, "10.2.0.255/32").unwrap(), "unreachable", "a peer's servers get no broadcasts");
+        assert_eq!(leads(11, "10.2.0.255/32"), None, "the VPC's own is the kernel's");
         assert_eq!(leads(11, "fd00:1::1/128").unwrap(), "cpsvrf10");
         assert_eq!(leads(10, "10.2.1.0/24").unwrap(), "cpspeer1001 via fe80::200:c000:202");
         assert_eq!(leads(10, "10.2.0.0/16").unwrap(), "unreachable");

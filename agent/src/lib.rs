@@ -24,7 +24,7 @@
 //! | [`compile`] | a configuration | desired kernel objects. Pure |
 //! | [`diff`] | desired and observed objects | operations in order, and what is in the way. Pure |
 //! | [`kernel`] | operations | observed objects; events. The only place that speaks netlink |
-//! | [`neighbours`] | how full the kernel's neighbour tables are | how ports may solicit neighbours |
+//! | [`neighbours`], `reassembly` | how full the kernel's neighbour tables are | how ports may solicit neighbours; room for fragments |
 //! | [`service`] | reports, SIGHUP | watchdog notifications and a status line for the service manager; settings read again |
 //! | [`ownership`] | names and numbers | what is ours. The only place that decides it |
 //! | [`objects`] | – | the kernel's objects as values: links, routes, next hops, neighbours, filters, limits |
@@ -54,6 +54,7 @@ pub mod objects;
 pub mod ownership;
 pub mod ports;
 pub mod probe;
+mod reassembly;
 pub mod reconcile;
 pub mod scope;
 pub mod service;

@@ -21,6 +21,7 @@ use crate::{
         neighbours::{self, NeighbourTable, Solicitation, Unresolved},
     },
     objects::Family,
+    reassembly,
     reconcile::Handle,
 };
 use cps_peering_config::SharedHostConfig;
@@ -197,6 +198,7 @@ pub fn start(reconciler: Handle) -> io::Result<()> {
 struct Tables {
     resized: Option<Instant>,
     told: bool,
+    told_fragments: bool,
     /// When each family's list may be read again.
     next: BTreeMap<Family, Instant>,
     /// Ports that have been checked for throttling by a previous agent.
@@ -220,6 +222,14 @@ impl Tables {
             };
             if !std::mem::replace(&mut self.told, true) {
                 tracing::warn!(?family, limit, problem, "the neighbour table is not enlarged");
+            }
+        }
+        let threshold = reassembly::threshold(&config);
+        for family in Family::ALL {
+            if let Err(error) = reassembly::raise(family, threshold)
+                && !std::mem::replace(&mut self.told_fragments, true)
+            {
+                tracing::warn!(?family, threshold, %error, "the memory for fragments is not enlarged");
             }
         }
         true

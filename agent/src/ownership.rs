@@ -34,8 +34,8 @@ pub const DOOMED_GROUP: u32 = 0x4350_5302;
 /// The first of the 2²⁴ next hop ids that are ours.
 pub const FIRST_NEXTHOP_ID: u32 = 0x4300_0000;
 
-/// The priority of our filter that limits the neighbour messages of a port. Earlier versions, which make no such
-/// filter, remove it.
+/// The priority of our filters that limit the rate of some packets. Earlier versions, which make no such filters or
+/// fewer, remove them.
 pub const LIMIT_PRIORITY: u16 = 17_232;
 
 /// The priority of our filters that drop packets between parts of VPCs that a peering does not join. Earlier versions,

@@ -18,13 +18,17 @@ s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
 s.bind((sys.argv[1], 0))
 for line in sys.stdin: s.send(bytes.fromhex(line))";
-    let mut lines = String::new();
-    for frame in frames {
-        frame.iter().try_for_each(|byte| write!(lines, "{byte:02x}"))?;
-        lines.push('\n');
-    }
+    let lines = frames.iter().map(|frame| hex(frame)).collect::<Vec<_>>().join("\n");
     let send = || command::run_with_input(Command::new("python3").args(["-c", SENDER, interface]), &lines)?.ok();
     from.within(send).map(drop)
+}
+
+/// A frame in hexadecimal digits.
+pub fn hex(frame: &[u8]) -> String {
+    frame.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// An Ethernet frame.

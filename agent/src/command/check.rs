@@ -6,10 +6,9 @@ use crate::{
     compile::{UnderlayParams, compile},
     diff::{diff, doubts},
     dirty_set::DirtySet,
-    filter::{IngressPolicy, LocalAddresses, NEIGHBOURS},
     kernel::{Kernel, Netlink},
     ledger::Ledger,
-    objects::{Desired, FilterHandle, IngressFilter, LinkKind, Observed, Operation},
+    objects::{LinkKind, Observed},
     ownership, ports,
     reconcile::Options,
     tls::kept_beside,
@@ -25,9 +24,7 @@ use cps_peering_terminal::{show, table};
 use nix::sched::{CloneFlags, unshare};
 use std::{
     fs,
-    net::Ipv4Addr,
     path::Path,
-    sync::Arc,
     thread,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -192,11 +189,8 @@ fn trial(settings: &AgentSettings) -> HostFinding {
         let mut kernel = Netlink::with_underlay_filter(vxlan_port, entries);
         for _ in 0..3 {
             let observed = kernel.observe_all().map_err(|error| error.to_string())?;
-            let mut operations = diff(&desired, &observed).operations;
+            let operations = diff(&desired, &observed).operations;
             let at_rest = operations.is_empty();
-            if at_rest {
-                operations.extend(limit(&desired));
-            }
             let refused = kernel.apply(&operations).map_err(|error| error.to_string())?;
             if at_rest || !refused.is_empty() {
                 let said = refused.iter().map(|(place, refusal)| format!("{}: {refusal}", operations[*place]));
@@ -217,14 +211,6 @@ fn trial(settings: &AgentSettings) -> HostFinding {
         Ok(Err(problem)) => warning(SUBJECT, problem),
         Err(_) => failure(SUBJECT, "the trial was aborted"),
     }
-}
-
-/// The filter that only ports have, on a device of the sample.
-fn limit(desired: &Desired) -> Option<Operation> {
-    let policy = IngressPolicy::of_port([], Arc::new(LocalAddresses::new([], Ipv4Addr::UNSPECIFIED.into(), 0)));
-    let place = FilterHandle { priority: ownership::LIMIT_PRIORITY, handle: 1 };
-    let filter = IngressFilter::Limit(policy.limited()?.clone(), NEIGHBOURS);
-    Some(Operation::SetFilter(*desired.ingress.keys().next()?, place, filter))
 }
 
 /// A VPC with a peering and no ports, which needs nothing from the host.

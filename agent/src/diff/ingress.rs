@@ -2,7 +2,7 @@
 
 use super::{Phase, Phases, survey::Survey};
 use crate::{
-    filter::{IngressPolicy, NEIGHBOURS, Program, Vlan, vlan_program},
+    filter::{IngressPolicy, Program, Vlan, vlan_program},
     objects::{FilterHandle, Ingress, IngressFilter, Operation},
     ownership::{ACCEPT_PRIORITY, DROP_PRIORITY, LIMIT_PRIORITY, REJECT_PRIORITY, VLAN_PRIORITY},
 };
@@ -24,8 +24,10 @@ pub(super) fn diff(survey: &Survey<'_>, phases: &mut Phases) {
         });
         let mut wanted = rejecting(policy, there);
         wanted.extend(accepting);
-        let place = FilterHandle { priority: LIMIT_PRIORITY, handle: 1 };
-        wanted.extend(policy.limited().map(|program| (place, IngressFilter::Limit(program.clone(), NEIGHBOURS))));
+        wanted.extend(policy.limits().iter().map(|limit| {
+            let place = FilterHandle { priority: LIMIT_PRIORITY, handle: limit.handle };
+            (place, IngressFilter::Limit(limit.program.clone(), limit.rate))
+        }));
         wanted.insert(FilterHandle { priority: DROP_PRIORITY, handle: 1 }, IngressFilter::DropRest);
         if let Some(vlans) = vlans.get(device) {
             let place = FilterHandle { priority: VLAN_PRIORITY, handle: 1 };

@@ -2,11 +2,12 @@
 
 use super::{
     assembler::{ACCEPT, Ancillary, Assembler, At, Label, Program},
-    limit::neighbour_messages,
+    limit::{FRAGMENTS, Limit, NEIGHBOURS, fragments, neighbour_messages},
     packet::{
         ARPHRD_ETHER, Behind, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IP, IPV4_DESTINATION, IPV4_FRAGMENT,
         IPV4_PAYLOAD, IPV4_PROTOCOL, IPV4_SOURCE, IPV4_TOTAL_LENGTH, IPV6_DESTINATION, IPV6_PAYLOAD,
-        IPV6_PAYLOAD_LENGTH, IPV6_SOURCE, TUNNEL_PORTS, cell, if_in4, if_in6, pass_extension_headers, protocol,
+        IPV6_PAYLOAD_LENGTH, IPV6_SOURCE, LINK_LOCAL, MULTICAST, TUNNEL_PORTS, cell, if_in4, if_in6, net,
+        pass_extension_headers, protocol,
     },
     pairs::{CHUNK, NotJoined},
 };
@@ -30,8 +31,7 @@ pub struct IngressPolicy {
     programs: Vec<Program>,
     /// What is dropped although its source is legitimate.
     rejecting: Vec<Program>,
-    /// What is accepted at a limited rate.
-    limited: Option<Program>,
+    limits: Vec<Limit>,
 }
 
 /// Where packets of a VRF are delivered to the host itself.
@@ -97,8 +97,11 @@ impl IngressPolicy {
             }
         }
         let (ipv4, ipv6) = (Ipv4Net::aggregate(&ipv4), Ipv6Net::aggregate(&ipv6));
-        let limited = is_port.then(neighbour_messages);
-        let mut policy = Self { ipv4, ipv6, is_port, local, programs: Vec::new(), rejecting: Vec::new(), limited };
+        // Behind tunnels all neighbours are permanent.
+        let neighbours = is_port.then(|| Limit { handle: 1, program: neighbour_messages(), rate: NEIGHBOURS });
+        let fragments = Limit { handle: 2, program: fragments(&local.ipv4, &local.ipv6), rate: FRAGMENTS };
+        let limits = neighbours.into_iter().chain([fragments]).collect();
+        let mut policy = Self { ipv4, ipv6, is_port, local, programs: Vec::new(), rejecting: Vec::new(), limits };
         policy.programs = policy.write();
         policy
     }
@@ -122,10 +125,9 @@ impl IngressPolicy {
         &self.rejecting
     }
 
-    /// The program that selects the neighbour messages, which are limited to the rate
-    /// [`NEIGHBOURS`](super::NEIGHBOURS). Behind tunnels all neighbours are permanent.
-    pub fn limited(&self) -> Option<&Program> {
-        self.limited.as_ref()
+    /// What is accepted at a limited rate only.
+    pub fn limits(&self) -> &[Limit] {
+        &self.limits
     }
 
     /// The programs that together accept what may arrive; usually one is enough. What none accepts is to be dropped.
@@ -424,7 +426,13 @@ impl<'a> Writer<'a> {
         code.here(known);
         let protocols = [(protocol::TCP, tcp), (protocol::UDP, udp), (protocol::ICMPV6, icmp)];
         // Without the first fragment, later ones are never reassembled.
-        let behind = Behind { protocols: &protocols, other: unless_local, fragment: accept, too_many: drop };
+        let behind = Behind {
+            protocols: &protocols,
+            other: unless_local,
+            fragment: accept,
+            first_fragment: None,
+            too_many: drop,
+        };
         pass_extension_headers(code, &behind);
 
         code.here(udp);
@@ -535,13 +543,5 @@ impl<'a> Writer<'a> {
     }
 }
 
-const fn net(first: u16, length: u8) -> Ipv6Net {
-    Ipv6Net::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), length)
-}
-
-/// `fe80::/10` (RFC 4291 section 2.4).
-const LINK_LOCAL: Ipv6Net = net(0xfe80, 10);
-/// `ff00::/8`.
-const MULTICAST: Ipv6Net = net(0xff00, 8);
 /// `ff02::/16`.
 const LINK_LOCAL_MULTICAST: Ipv6Net = net(0xff02, 16);

@@ -15,7 +15,7 @@
 //!   (`ipv4_update_pmtu` without a device). Nor is it a redirect or a router advertisement.
 //!
 //! Before it, separate programs ([`pairs`]) drop traffic between parts of VPCs that a peering does not join (rule C9),
-//! and on ports one selects what is accepted at a limited rate ([`NEIGHBOURS`], rule C10).
+//! and others select what is accepted at a limited rate ([`NEIGHBOURS`], [`FRAGMENTS`], rule C10).
 //!
 //! Packets that are only forwarded may contain anything: what tenants encapsulate among themselves is their affair.
 
@@ -29,5 +29,5 @@ mod tests;
 
 pub use assembler::{Instruction, Program};
 pub use ingress::{IngressPolicy, LocalAddresses, Vlan, vlan_program};
-pub use limit::{NEIGHBOURS, PacketRate};
+pub use limit::{FRAGMENTS, Limit, NEIGHBOURS, PacketRate};
 pub use pairs::REJECTED;

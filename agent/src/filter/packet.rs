@@ -2,7 +2,7 @@
 
 use super::assembler::{Assembler, At, Label};
 use ipnet::{Ipv4Net, Ipv6Net};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::Ipv6Addr};
 
 pub(super) const ETHERTYPE_IPV4: u32 = 0x0800;
 pub(super) const ETHERTYPE_ARP: u32 = 0x0806;
@@ -42,6 +42,15 @@ pub(super) const IPV6_DESTINATION: At = At::Frame(IP + 24);
 /// With the length of all extension headers in X.
 pub(super) const IPV6_PAYLOAD: At = At::BehindX(IP + 40);
 
+pub(super) const fn net(first: u16, length: u8) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), length)
+}
+
+/// `fe80::/10` (RFC 4291 section 2.4).
+pub(super) const LINK_LOCAL: Ipv6Net = net(0xfe80, 10);
+/// `ff00::/8`.
+pub(super) const MULTICAST: Ipv6Net = net(0xff00, 8);
+
 /// Legitimate packets have no more extension headers than this.
 const EXTENSION_HEADERS: usize = 5;
 
@@ -64,6 +73,8 @@ pub(super) struct Behind<'a> {
     pub(super) other: Label,
     /// In a fragment that is not the first.
     pub(super) fragment: Label,
+    /// In the first of several fragments; if none, it is read on.
+    pub(super) first_fragment: Option<Label>,
     /// If there are more headers than [`EXTENSION_HEADERS`].
     pub(super) too_many: Label,
 }
@@ -90,6 +101,9 @@ pub(super) fn pass_extension_headers(code: &mut Assembler, to: &Behind<'_>) {
         code.here(fragment);
         code.half(IPV6_PAYLOAD.plus(2));
         code.if_any_bit(0xfff8, to.fragment);
+        if let Some(first) = to.first_fragment {
+            code.if_any_bit(1, first);
+        }
         code.byte(IPV6_PAYLOAD);
         code.store(cell::NEXT_HEADER);
         code.x_to_a();

@@ -114,7 +114,7 @@ fn devices_that_are_changed_or_removed_are_healed() -> Result<()> {
         (
             "the limit itself, without its filter",
             "tc actions change action police pkts_rate 1 pkts_burst 1 conform-exceed drop/drop index \
-             $(tc -j filter show dev eth1 ingress pref 17232 | grep -o '\"kind\":\"police\",\"index\":[0-9]*' | grep -o '[0-9]*$')",
+             $(tc -j filter show dev eth1 ingress pref 17232 | grep -o '\"kind\":\"police\",\"index\":[0-9]*' | grep -o '[0-9]*$' | head -1)",
         ),
         ("the filter of the underlay", "tc filter del dev uplink ingress pref 17231"),
         ("the filters of the underlay", "tc qdisc del dev uplink clsact; tc qdisc del dev lo clsact"),

@@ -87,3 +87,27 @@ fn spoofed_sources_do_not_cross_a_peering() -> Result<()> {
     }
     reach_each_other(a, b)
 }
+
+/// C10: what goes to the broadcast address of a peer's subnet reaches no server there (RFC 2644), on whichever host.
+#[test]
+fn no_server_hears_broadcasts_of_peers() -> Result<()> {
+    let topology =
+        a_and_b().port("vpc-b", "h1", "eth2", &["10.2.1.1/24", "fd00:2:0:1::1/64"]).peering("vpc-a", "vpc-b");
+    let lab = Lab::in_sync(topology)?;
+    let a = lab.server("h1", "eth1");
+    let others = [lab.server("h1", "eth2"), lab.server("h2", "eth1")];
+    for other in others {
+        reach_each_other(a, other)?;
+        other.netns().sysctl(&["net.ipv4.icmp_echo_ignore_broadcasts=0"])?;
+    }
+    let heard = others.map(|server| server.heard().expect("readable"));
+    for broadcast in ["10.2.1.255", "10.2.0.255"] {
+        let ping = a.ping(broadcast)?;
+        assert!(!ping.answered, "{}: {}", ping.line, ping.output);
+    }
+    assert_eq!(others.map(|server| server.heard().expect("readable")), heard, "a broadcast came through");
+    for other in others {
+        reach_each_other(a, other)?;
+    }
+    Ok(())
+}

@@ -3,12 +3,15 @@
 use crate::{
     NORTH,
     drift::{Names, peered},
+    forged::mac,
     reach_each_other, two_hosts,
 };
 use anyhow::{Context, Result, bail, ensure};
-use cps_peering_agent::filter::NEIGHBOURS;
+use cps_peering_agent::filter::{FRAGMENTS, NEIGHBOURS};
 use cps_peering_tests::{
     Lab, Server,
+    frames::{self, UDP},
+    lab::NIC,
     netns::Netns,
     stream::Stream,
     wait::{self, SOON},
@@ -17,7 +20,7 @@ use serde_json::Value;
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
-    process::Child,
+    process::{Child, Command},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -228,6 +231,92 @@ fn a_storm_of_one_tenants_neighbour_messages_keeps_no_neighbour_from_another() -
     lab.wait_in_sync()
 }
 
+/// Sends first fragments, each of another packet, whose rest never comes: INTERFACE FRAME...
+const INCOMPLETE: &str = "import socket, struct, sys
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+wire.bind((sys.argv[1], 0))
+frames = [bytearray.fromhex(text) for text in sys.argv[2:]]
+sums = [~int.from_bytes(frame[24:26], 'big') & 0xffff for frame in frames]
+for number in range(600):
+    for frame, sum in zip(frames, sums):
+        ipv4 = frame[12] == 8
+        struct.pack_into('!H', frame, 18 if ipv4 else 60, number)
+        if ipv4:
+            sum += number
+            struct.pack_into('!H', frame, 24, ~((sum & 0xffff) + (sum >> 16)) & 0xffff)
+        wire.send(frame)";
+
+/// The first fragment of a packet.
+fn first_fragment(from: IpAddr, to: IpAddr) -> Vec<u8> {
+    if to.is_ipv6() {
+        return frames::ip(from, to, 44, &[&[UDP, 0, 0, 1, 0, 0, 0, 0][..], &[0x77; 1400]].concat());
+    }
+    let mut packet = frames::ip(from, to, UDP, &[0x77; 1400]);
+    packet[4..12].copy_from_slice(&[0, 0, 0x20, 0, 64, UDP, 0, 0]);
+    let sum = frames::checksum(&[&packet[..20]]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
+/// C10: the memory for fragments is one for the whole host. Those that it keeps arrive by ports and from other hosts.
+#[test]
+fn incomplete_packets_of_a_tenant_leave_room_for_those_of_others() -> Result<()> {
+    let topology = peered()
+        .vpc("vpc-c", NORTH, &["10.3.0.0/16", "fd00:3::/48"])
+        .port("vpc-c", "h1", "eth3", &["10.3.0.1/24", "fd00:3::1/64"])
+        .port("vpc-c", "h2", "eth3", &["10.3.1.1/24", "fd00:3:0:1::1/64"]);
+    let lab = Lab::in_sync(topology)?;
+    let (a, b, far) = (lab.server("h1", "eth1"), lab.server("h1", "eth2"), lab.server("h2", "eth1"));
+    reach_each_other(a, b)?;
+    reach_each_other(a, far)?;
+    let gateway = mac(lab.host("h1").netns(), "eth1")?;
+    let long = |server: &Server, to: IpAddr| {
+        // The first one may announce the path MTU.
+        wait::until("a long ping", SOON, || {
+            let ping = server.ping_with(to, &["-s", "4000"])?;
+            ensure!(ping.answered, "{} {}", ping.line, ping.output);
+            Ok(Some(()))
+        })
+    };
+    // What the kernel keeps of each family, and the least that it takes before it refuses fragments of others.
+    let kept = |host: &str| -> Result<[(u32, u64); 2]> {
+        let text = lab.host(host).netns().exec("cat /proc/net/sockstat /proc/net/sockstat6")?.ok()?;
+        let count = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.split(' ').nth(2)?.parse().ok());
+        let names = ["net.ipv4.ipfrag_high_thresh", "net.ipv6.ip6frag_high_thresh"];
+        let room = lab.host(host).netns().sh(&format!("sysctl -n {}", names.join(" ")))?;
+        let room: Vec<u64> = room.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+        let of = |name, place: usize| Some((count(name)?, *room.get(place)?));
+        Ok([of("FRAG:", 0).context("no FRAG")?, of("FRAG6:", 1).context("no FRAG6")?])
+    };
+    // The kernel keeps them for half a minute.
+    let most = FRAGMENTS.burst + 30 * FRAGMENTS.per_second;
+    let mut python = Command::new("python3");
+    python.args(["-c", INCOMPLETE, NIC]);
+    for to in ["10.1.0.1", "10.2.1.1", "fd00:1::1"] {
+        let to: IpAddr = to.parse()?;
+        let packet = first_fragment(if to.is_ipv4() { a.ipv4()? } else { a.ipv6()? }, to);
+        let frame = frames::ethernet(gateway, frames::ethertype(to), &packet);
+        python.arg(frames::hex(&frame));
+    }
+    a.netns().run(&mut python)?.ok()?;
+    for (host, family) in [("h1", 0), ("h1", 1), ("h2", 0)] {
+        let (count, room) = kept(host)?[family];
+        ensure!((1..=most).contains(&count), "{host} keeps {count} fragments");
+        ensure!(room > u64::from(most) * (16 << 10), "{host} has {room} bytes for fragments");
+    }
+    for (server, gateways) in [
+        (lab.server("h1", "eth3"), ["10.3.0.1", "fd00:3::1"]),
+        (lab.server("h2", "eth3"), ["10.3.1.1", "fd00:3:0:1::1"]),
+        (b, ["10.2.0.1", "fd00:2::1"]),
+        (far, ["10.2.1.1", "fd00:2:0:1::1"]),
+    ] {
+        gateways.into_iter().try_for_each(|gateway| long(server, gateway.parse()?))?;
+    }
+    // What is only forwarded is not limited.
+    [b.ipv4()?, b.ipv6()?, far.ipv4()?, far.ipv6()?].into_iter().try_for_each(|to| long(a, to))?;
+    lab.wait_in_sync()
+}
+
 /// The sender, which ends with this.
 struct Storm(Child);
 
@@ -275,7 +364,8 @@ fn entries(host: &Netns, port: &str) -> Result<u64> {
 fn limited(host: &Netns, port: &str) -> Result<(u64, u64)> {
     let filters = host.exec(&format!("tc -s -j filter show dev {port} ingress pref 17232"))?.ok()?;
     let filters: Value = serde_json::from_str(&filters)?;
-    let actions = || filters.as_array()?.iter().find_map(|filter| filter["options"]["actions"].as_array());
+    let ours = || filters.as_array()?.iter().find(|filter| filter["options"]["handle"] == "0x1");
+    let actions = || ours()?["options"]["actions"].as_array();
     let Some([police]) = actions().map(Vec::as_slice) else { bail!("{filters}") };
     ensure!(police["kind"] == "police" && police["pkts_rate"] == NEIGHBOURS.per_second, "{police}");
     ensure!(police["pkts_burst"] == NEIGHBOURS.burst, "{police}");

@@ -9,6 +9,8 @@ use std::{
     sync::Arc,
 };
 
+mod limits;
+
 const UNDERLAY: &str = "192.0.2.1";
 
 fn nets(texts: &[&str]) -> Vec<IpNet> {
@@ -452,46 +454,6 @@ fn many_prefixes_are_matched_exactly() {
     let everything = Device(IngressPolicy::of_port(&nets(&["0.0.0.0/0", "::/0"]), local()).programs().to_vec());
     assert!(everything.takes(&ethernet(IPV4, &ipv4("203.0.113.9", "10.2.0.9", 1, &ECHO))));
     assert!(everything.takes(&ethernet(IPV6, &ipv6("2001:db8::9", "fd00:2::9", 58, &ECHO6))));
-}
-
-/// C10.
-#[test]
-fn neighbour_messages_are_rate_limited() {
-    let policy = IngressPolicy::of_port(&nets(&["10.1.0.0/24", "fd00:1::/64"]), local());
-    let selected = |frame: &[u8]| accepts(policy.limited().unwrap(), &Packet::received(frame.to_vec()));
-    assert!(selected(&ethernet(0x0806, &[0; 28])) && selected(&ethernet(0x0806, &[0; 28])[..42]));
-    assert!(!selected(&tagged(&[(0x8100, 7)], 0x0806, &[0; 28])), "it is dropped, or for a device of its own");
-    let wraps: [Wrap; 5] = [
-        |message| (58, message.to_vec()),
-        |message| (0, options(58, message)),
-        |message| (0, options(43, &options(60, &options(58, message)))),
-        |message| (44, fragment6(58, 1, message)),
-        |message| (60, options(44, &fragment6(58, 0, message))),
-    ];
-    for wrap in wraps {
-        let of = |source: &str, kind| {
-            let (next, payload) = wrap(&icmp(kind, 0, &[0; 16]));
-            selected(&ethernet(IPV6, &ipv6(source, "ff02::1:ff00:1", next, &payload)))
-        };
-        for kind in 133..=137 {
-            assert!(["fe80::9", "fd00:1::9", "::"].into_iter().all(|source| of(source, kind)), "{kind}");
-        }
-        for kind in [1, 128, 129, 132, 138, 143] {
-            assert!(!of("fe80::9", kind), "{kind}");
-        }
-    }
-    for other in [
-        ethernet(IPV4, &ipv4("10.1.0.9", "10.1.0.1", 1, &ECHO)),
-        ethernet(IPV4, &ipv4("10.1.0.9", "10.1.0.1", 58, &icmp(135, 0, &[0; 16]))),
-        ethernet(IPV6, &ipv6("fd00:1::9", "fd00:2::9", 17, &[135; 24])),
-        ethernet(IPV6, &ipv6("fd00:1::9", "fd00:2::9", 44, &fragment6(58, 8, &[135; 24]))),
-    ] {
-        assert!(!selected(&other), "{other:02x?}");
-    }
-    // Too short for its headers: the kernel drops it, too.
-    let short = ethernet(IPV6, &ipv6("fe80::9", "ff02::1", 58, &icmp(135, 0, &[])));
-    assert!((14..54).all(|length| !selected(&short[..length])));
-    assert_eq!(IngressPolicy::of_tunnel(&nets(&["10.2.0.0/16"]), local()).limited(), None);
 }
 
 /// What the rejecting programs of a policy drop. None may end with 0, which would let the packet pass all filters that
