@@ -156,6 +156,16 @@ impl Snapshot {
         self
     }
 
+    /// Without the devices that the kernel makes in every namespace as soon as a module for tunnels is loaded, for
+    /// instance by a test beside this one (`net.core.fb_tunnels_only_for_init_net`).
+    #[must_use]
+    pub fn without_fallback_tunnels(mut self) -> Snapshot {
+        const NAMES: [&str; 9] =
+            ["erspan0", "gre0", "gretap0", "ip6_vti0", "ip6gre0", "ip6tnl0", "ip_vti0", "sit0", "tunl0"];
+        self.objects.retain(|name, _| !name.split(' ').any(|word| NAMES.contains(&word)));
+        self
+    }
+
     /// The names of the objects, each beginning with its kind.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.objects.keys().map(String::as_str)

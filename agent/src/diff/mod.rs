@@ -146,6 +146,8 @@ pub enum InterferenceKind {
     Qdisc,
     /// A policy rule before `l3mdev`.
     Rule,
+    /// A UDP port of FOU or GUE.
+    Fou,
     /// A packet filter of the host, or one that could not be read.
     Firewall,
 }

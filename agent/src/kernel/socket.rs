@@ -7,7 +7,7 @@ use super::{
 };
 use netlink_sys::{
     Socket as RawSocket, SocketAddr,
-    protocols::{NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM},
+    protocols::{NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM},
 };
 use nix::{
     libc,
@@ -85,6 +85,11 @@ impl Socket {
     }
 
     /// A socket for reading policies of `IPsec`.
+    /// A socket for generic netlink.
+    pub(super) fn generic() -> Result<Self, KernelError> {
+        Self::reading(NETLINK_GENERIC)
+    }
+
     pub(super) fn xfrm() -> Result<Self, KernelError> {
         Self::reading(NETLINK_XFRM)
     }

@@ -14,8 +14,39 @@ pub struct Firewall {
     pub policies: Vec<Policy>,
     /// What is exempt from them on all devices (`net.*.conf.all`). Not read if there are no policies.
     pub exempt: BTreeSet<Exemption>,
+    /// UDP ports of FOU and GUE whose packets may contain UDP.
+    pub fou: BTreeSet<FouPort>,
     /// What could not be read, and why; then the fate of packets is unknown.
     pub unread: Vec<String>,
+}
+
+/// A UDP port whose packets the kernel unwraps and accepts once more, past all filters of devices (`ip fou`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FouPort {
+    /// The port.
+    pub port: u16,
+    /// What is in its packets.
+    pub unwrapped: Unwrapped,
+}
+
+/// The content of packets to a [`FouPort`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unwrapped {
+    /// UDP.
+    Udp,
+    /// Any protocol: GUE names it in each packet.
+    Anything,
+}
+
+impl fmt::Display for FouPort {
+    /// As `ip fou` shows it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unwrapped = match self.unwrapped {
+            Unwrapped::Udp => "ipproto 17",
+            Unwrapped::Anything => "gue",
+        };
+        write!(f, "fou port {} {unwrapped}", self.port)
+    }
 }
 
 /// Packets of a device that the kernel does not check against `IPsec` policies, because of a setting below `/proc/sys/net`.

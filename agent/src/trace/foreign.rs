@@ -48,8 +48,8 @@ impl Findings<'_> {
     /// Interference with one device, or by a rule or a setting. Packet filters are evaluated for the path's own packets.
     pub(super) fn interference(&mut self, it: &Interference) {
         match it.kind {
-            // What is entered for the server is found by looking it up.
-            InterferenceKind::Firewall | InterferenceKind::Neighbour => return,
+            // A port of FOU stops nothing, and what is entered for the server is found by looking it up.
+            InterferenceKind::Firewall | InterferenceKind::Fou | InterferenceKind::Neighbour => return,
             InterferenceKind::Rule => return self.rule_ahead(it),
             InterferenceKind::ArpIgnore => return self.arp_ignored(it),
             _ => {}

@@ -414,6 +414,12 @@ fn firewalls_that_drop_or_rewrite_are_named_until_our_packets_are_exempt() -> Re
                 "xfrm policy src ::/0 dst fe80::/10 dir in priority 9 action block",
             ),
             ("ip xfrm policy setdefault in block", "ip xfrm policy setdefault in accept", "xfrm policy default in"),
+            (
+                "$(cat /proc/sys/kernel/modprobe) fou; ip fou add port 5556 gue",
+                "ip fou del port 5556; ip fou add port 5558 ipproto 47",
+                "fou port 5556 gue",
+            ),
+            ("ip fou add port 5557 ipproto 17", "ip fou del port 5557", "fou port 5557 ipproto 17"),
             // An underlay in IPsec is the operator's.
             (
                 "ip xfrm policy add src 192.0.2.1/32 dst 192.0.2.0/24 proto udp dport 4789 dir out priority 1 tmpl proto esp mode transport; \

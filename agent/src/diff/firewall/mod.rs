@@ -38,6 +38,7 @@ const NAMED: usize = 5;
 pub(super) fn find(survey: &Survey<'_>, found: &mut Vec<Interference>) {
     let firewall = &survey.observed.firewall;
     unread(firewall, found);
+    unwrapping(survey, found);
     if firewall.chains.is_empty() && firewall.policies.is_empty() {
         return;
     }
@@ -182,6 +183,22 @@ pub fn touched_by(firewall: &Firewall, beneath: &Beneath<'_>, flow: &Flow) -> Ve
         }
     }
     found
+}
+
+/// The kernel does not evaluate the filters of devices for what it has unwrapped, so any host of the underlay could send with
+/// any VNI.
+fn unwrapping(survey: &Survey<'_>, found: &mut Vec<Interference>) {
+    if survey.desired.vrfs.is_empty() {
+        return;
+    }
+    for port in &survey.observed.firewall.fou {
+        let reason = format!(
+            "unwraps packets past the filter of the underlay, so that others can send into VPCs: ip fou del port {}",
+            port.port
+        );
+        let (kind, effect) = (InterferenceKind::Fou, Effect::MayDrop);
+        found.push(Interference { device: None, kind, effect, object: port.to_string(), reason });
+    }
 }
 
 fn unread(firewall: &Firewall, found: &mut Vec<Interference>) {

@@ -1,8 +1,9 @@
 //! Reads the host's packet filters: nftables over netlink, the older interface of iptables over socket options, and
-//! `IPsec` policies.
+//! `IPsec` policies, and UDP ports that lead past filters.
 //!
 //! Neither needs a program of the host. What is not loaded in the kernel is not queried: the query alone would load it.
 
+mod fou;
 mod ipsec;
 mod matches;
 mod nft;
@@ -56,6 +57,12 @@ fn firewall(cache: &mut Cache, names: &BTreeMap<u32, InterfaceName>) -> Firewall
         match xtables::table(program, table) {
             Ok(chains) => all.chains.extend(chains),
             Err(error) => all.unread.push(format!("{} -t {table}: {error}", program.name)),
+        }
+    }
+    if is_in_kernel("fou") {
+        match fou::ports() {
+            Ok(ports) => all.fou = ports,
+            Err(error) => all.unread.push(format!("ports of FOU: {error}")),
         }
     }
     // Through whichever of the two interfaces they were made.
