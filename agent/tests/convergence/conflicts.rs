@@ -246,6 +246,26 @@ fn a_port_that_is_taken_elsewhere_is_closed_there_and_one_that_never_was_ours_is
     assert!(kernel.state().seen.links[&name("port0")].up);
 }
 
+/// It would be taken if the VRF could be made, so it belongs to no other program.
+#[test]
+fn an_interface_that_cannot_become_a_port_yet_is_closed_unless_another_program_has_it() {
+    let is_up = |address: Option<&str>| {
+        let mut kernel = host();
+        {
+            let mut state = kernel.state();
+            state.add_link("cpsvrf10", LinkKind::Other);
+            state.seen.links.get_mut(&name("port0")).unwrap().up = true;
+            if let Some(address) = address {
+                state.add_foreign_address("port0", address);
+            }
+        }
+        converge(&mut kernel, &desired());
+        kernel.state().seen.links[&name("port0")].up
+    };
+    assert!(!is_up(None));
+    assert!(is_up(Some("198.51.100.7/24")));
+}
+
 #[test]
 fn a_tunnel_that_is_no_longer_ours_does_not_stay_in_the_vrf() {
     for device in ["cpspeer1001", "cpsvpc10"] {

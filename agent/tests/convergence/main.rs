@@ -11,7 +11,7 @@ mod underlay;
 
 use cps_peering_agent::{
     compile::{UnderlayParams, compile},
-    diff::{Plan, diff},
+    diff::{InterferenceKind, Plan, diff, lazy_diff},
     dirty_set::DirtySet,
     kernel::{Kernel, memory::Memory},
     objects::{

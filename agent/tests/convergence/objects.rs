@@ -58,6 +58,30 @@ fn plan_after(change: impl FnOnce(&mut Observed)) -> Vec<Operation> {
 }
 
 #[test]
+fn routes_that_are_expanded_later_are_those_of_the_whole_plan() {
+    let desired = small_world().desired();
+    let observed = host().observe_all().unwrap();
+    let lazy = lazy_diff(&desired, &observed);
+    let operations: Vec<Operation> = lazy.operations().collect();
+    let routes =
+        operations.iter().filter(|it| matches!(it, Operation::AddRoute(route) if matches!(route.via, Via::Nexthop(_))));
+    assert!(routes.count() > 0 && !lazy.is_empty());
+    assert_eq!(lazy.len(), operations.len());
+    assert_eq!(operations, diff(&desired, &observed).operations);
+}
+
+#[test]
+fn an_address_of_another_program_is_reported_as_such() {
+    let mut kernel = host();
+    let desired = small_world().desired();
+    converge(&mut kernel, &desired);
+    kernel.state().add_foreign_address("port0", "198.51.100.7/24");
+    let found = diff(&desired, &kernel.observe_all().unwrap()).interference;
+    let found: Vec<_> = found.iter().map(|it| (it.kind, it.object.as_str())).collect();
+    assert_eq!(found, [(InterferenceKind::Address, "address 198.51.100.7/24 dev port0")]);
+}
+
+#[test]
 fn a_missing_or_wrong_neighbour_is_set_and_no_other() {
     let desired = small_world().desired();
     assert!(!desired.neighbours.is_empty());

@@ -12,6 +12,7 @@
 
 mod exempt;
 mod ipsec;
+mod message;
 mod packets;
 mod resolution;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Packets as a rule of a packet filter can match them.
 
-use super::{Flow, resolution::Message};
+use super::{Flow, message::Message};
 use crate::{
     diff::{Beneath, survey::Survey},
     objects::{

@@ -5,6 +5,7 @@
 
 use super::{
     BUDGET,
+    message::Message,
     packets::{Devices, Kind, Packets, on_bridges},
     walk,
     walk::Chains,
@@ -17,55 +18,7 @@ use crate::{
     },
 };
 use cps_peering_config::net::InterfaceName;
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{Ipv4Addr, Ipv6Addr},
-};
-
-/// A message without which one of both does not find the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Message {
-    /// An ARP request or reply, by its operation (RFC 826).
-    Arp(u16),
-    /// A neighbour solicitation, which is sent to a group (RFC 4861 section 4.3).
-    Solicitation,
-    /// A neighbour advertisement (RFC 4861 section 4.4).
-    Advertisement,
-}
-
-impl Message {
-    const ALL: [Message; 4] = [Message::Arp(1), Message::Arp(2), Message::Solicitation, Message::Advertisement];
-
-    pub(super) fn family(self) -> Family {
-        match self {
-            Message::Arp(_) => Family::V4,
-            Message::Solicitation | Message::Advertisement => Family::V6,
-        }
-    }
-
-    /// The type of the `ICMPv6` message.
-    pub(super) fn icmp_type(self) -> Option<u8> {
-        match self {
-            Message::Arp(_) => None,
-            Message::Solicitation => Some(135),
-            Message::Advertisement => Some(136),
-        }
-    }
-
-    /// Its destinations.
-    fn destination(self, arrives: bool) -> IpNet {
-        const GROUPS: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 0), 104);
-        const ON_LINK: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
-        match self {
-            Message::Arp(_) => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
-            Message::Solicitation => IpNet::V6(GROUPS),
-            // A port solicits with its link-local address, servers with whichever they have.
-            Message::Advertisement if arrives => IpNet::V6(ON_LINK),
-            Message::Advertisement => IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
-        }
-    }
-}
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Ports, with the members of the bridges that they are, or that are below them.
 #[derive(Debug, Clone, Default)]
@@ -91,10 +44,7 @@ impl Ports {
             Hook::Forward => return None,
         };
         let family = message.family();
-        let sources = match family {
-            Family::V4 => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0)),
-            Family::V6 => IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)),
-        };
+        let sources = message.source();
         let destinations = message.destination(from != Devices::Absent);
         let (sources, destinations) = ([sources].into(), [destinations].into());
         let (kind, may_be_elsewhere) = (Kind::Resolution(message), false);
