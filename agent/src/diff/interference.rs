@@ -243,6 +243,10 @@ fn filters(survey: &Survey<'_>, name: &InterfaceName, found: &mut Vec<Interferen
             let object = format!("filter dev {name} {direction} {filter}");
             let reason = match effect {
                 Effect::DropsAll => "drops every packet, and is not ours: remove it",
+                // For instance with the action `pass`, or another chain.
+                Effect::MayDrop if kind == InterferenceKind::IngressFilter => {
+                    "can drop, change or divert packets, or let forged ones past our filters, and is not ours: remove it"
+                }
                 Effect::MayDrop => "can drop, change or divert packets, and is not ours: remove it",
             };
             found.push(Interference { device: Some(*name), kind, effect: *effect, object, reason: reason.to_owned() });
