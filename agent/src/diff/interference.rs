@@ -14,10 +14,12 @@ use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn find(survey: &Survey<'_>) -> Vec<Interference> {
+    // Also of a part: no operation is planned, and refused, in its place.
+    let mut found: Vec<Interference> =
+        survey.desired.ports.keys().filter_map(|port| too_small(survey, *port)).collect();
     if survey.desired.partial {
-        return Vec::new();
+        return found;
     }
-    let mut found = Vec::new();
     routes(survey, &mut found);
     addresses(survey, &mut found);
     neighbours(survey, &mut found);
@@ -26,9 +28,6 @@ pub(super) fn find(survey: &Survey<'_>) -> Vec<Interference> {
     found.extend(arp_ignored(survey));
     for (name, link, port) in devices(survey) {
         attributes(*name, link, port, &mut found);
-        if port && survey.is_too_small_for_ipv6(name) {
-            found.extend(too_small(survey, *name, link.mtu));
-        }
         filters(survey, name, &mut found);
         for qdisc in survey.observed.foreign.qdiscs.get(name).into_iter().flatten() {
             // Where there is a limit, our shaper replaces whatever is there.
@@ -171,7 +170,8 @@ fn attributes(name: InterfaceName, link: &Link, port: bool, found: &mut Vec<Inte
 }
 
 /// A port without IPv6 that should have it.
-fn too_small(survey: &Survey<'_>, port: InterfaceName, mtu: u32) -> Option<Interference> {
+fn too_small(survey: &Survey<'_>, port: InterfaceName) -> Option<Interference> {
+    let mtu = survey.kept(&port).filter(|_| survey.is_too_small_for_ipv6(&port))?.mtu;
     let is_ipv6 = |route: &DesiredRoute| route.to == RouteTo::Device(port) && matches!(route.key.prefix, IpNet::V6(_));
     let first = Address { device: port, net: IpNet::V4(Ipv4Net::default()) };
     let mut own = survey.desired.addresses.range(first..).take_while(|address| address.device == port);
@@ -261,7 +261,7 @@ mod tests {
         compile::{UnderlayParams, compile},
         dirty_set::DirtySet,
         kernel::memory,
-        objects::{LinkKind, Observed, Operation},
+        objects::{Desired, LinkKind, Observed, Operation},
         ownership::{DeviceName, GROUP, table},
     };
     use cps_peering_config::{HostConfig, ValidHostConfig};
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_port_whose_mtu_is_too_small_for_ipv6_is_reported_once() {
-        let found = |gateway: &str, mtu: u32| {
+        let found_in = |partial: bool, gateway: &str, mtu: u32| {
             let config = format!(
                 r#"{{ "revision": {{ "epoch": 1, "number": 1 }}, "host": "h1", "underlay": "192.0.2.1", "vrfs": {{ "vpc-a": {{ "vni": 1,
                     "ports": {{ "eth1": {{ "gateways": [{gateway}], "prefixes": ["10.1.0.0/24"] }} }} }} }} }}"#
@@ -300,7 +300,7 @@ mod tests {
             let config: HostConfig = serde_json::from_str(&config).unwrap();
             let config: ValidHostConfig = config.try_into().unwrap();
             let params = UnderlayParams { vxlan_port: 4789, underlay_mtu: 1500 };
-            let desired = compile(&config, params, &DirtySet::Everything);
+            let desired = Desired { partial, ..compile(&config, params, &DirtySet::Everything) };
             let vni = 1.try_into().unwrap();
             let vrf = Link { kind: LinkKind::Vrf(table(vni)), group: GROUP, ..memory::plain_link(1) };
             let port = Link { master: Some(1), mtu, ..memory::plain_link(2) };
@@ -310,10 +310,12 @@ mod tests {
             let adds = plan.operations.iter().filter(|it| matches!(it, Operation::AddAddress(_))).count();
             (interference, adds)
         };
+        let found = |gateway: &str, mtu: u32| found_in(false, gateway, mtu);
         let (v4, both) = (r#""10.1.0.1/24""#, r#""10.1.0.1/24", "fd00:1::1/64""#);
         assert_eq!(found(both, 1280), (vec![], 2));
         assert_eq!(found(both, 1279), (vec!["MTU 1279 of eth1".to_owned()], 1));
         assert_eq!(found(v4, 1000), (vec![], 1), "IPv4 goes on");
+        assert_eq!(found_in(true, both, 1279), (vec!["MTU 1279 of eth1".to_owned()], 1), "in a part as well");
     }
 
     /// Two ports, the second on top of the first, and one more device on the first.
